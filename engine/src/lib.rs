@@ -1,0 +1,14 @@
+//! Where data changes: deltas, operators, epochs and the jobs made of them. Arrow; this package knows neither Kafka's
+//! wire, nor SQL, nor DataFusion.
+
+pub mod codec;
+pub mod delta;
+pub mod expr;
+pub mod graph;
+pub mod io;
+pub mod operator;
+pub mod state;
+pub mod time;
+
+pub use delta::Delta;
+pub use time::Epoch;

@@ -1,0 +1,3 @@
+//! The cluster: topics and their placement, and the seam through which the other packages use the log in process.
+
+pub mod access;

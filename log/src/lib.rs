@@ -1,0 +1,10 @@
+//! Where data rests: topics, partitions, transactions and the Kafka protocol. Bytes only; this package knows neither
+//! Arrow nor SQL.
+
+pub mod cluster;
+pub mod record;
+
+pub use cluster::access::{
+    Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
+};
+pub use record::{Batch, Header, LeaderEpoch, NewRecord, Offset, RecordView, TopicId, TopicPartition};
