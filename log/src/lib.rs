@@ -7,4 +7,5 @@ pub mod record;
 pub use cluster::access::{
     Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
 };
+pub use cluster::backend::Backend;
 pub use record::{Batch, Header, LeaderEpoch, NewRecord, Offset, RecordView, TopicId, TopicPartition};

@@ -23,6 +23,14 @@ pub enum Error {
     InvalidTopic { name: String, reason: &'static str },
     #[error("this node does not lead partition {0:?}")]
     NotLeader(TopicPartition),
+    #[error("topic option {name}={value:?} is not valid: {reason}")]
+    InvalidConfig { name: String, value: String, reason: &'static str },
+    #[error("{asked} partitions asked for topic {topic}, possible are 1 to {limit}")]
+    InvalidPartitions { topic: String, asked: i32, limit: i32 },
+    #[error("producer {producer_id} sent sequence {sequence} where {expected} comes next")]
+    OutOfOrderSequence { producer_id: i64, sequence: i32, expected: i32 },
+    #[error("producer {producer_id} sent epoch {epoch}, its epoch is now {current}")]
+    ProducerEpoch { producer_id: i64, epoch: i16, current: i16 },
     #[error("a newer producer with the transactional id {0:?} has taken over")]
     Fenced(String),
     #[error("offset {offset:?} is outside of {start:?}..{end:?}")]

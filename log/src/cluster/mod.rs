@@ -1,3 +1,4 @@
 //! The cluster: topics and their placement, and the seam through which the other packages use the log in process.
 
 pub mod access;
+pub mod backend;
