@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 
 use crate::delta::Delta;
@@ -16,6 +16,8 @@ pub enum RowOp {
     Upsert,
     /// The row of this key is gone; only the key columns of the row are meaningful.
     Delete,
+    /// One row equal to this one is gone (relations without a key, where the whole row identifies it).
+    Retract,
     /// All rows of the relation are gone; the row is all null.
     Truncate,
 }
@@ -42,6 +44,7 @@ pub struct DecodeError {
 /// Turns committed records into rows. Deterministic; keeps nothing between calls. The rows before a failing record are
 /// not lost: the caller decodes again up to it.
 pub trait Decode: Send + Sync {
+    /// The declared columns, every one nullable: of a deleted row only its key is known.
     fn schema(&self) -> SchemaRef;
     /// Whether the rows need normalize (anything but [`RowOp::Insert`] may occur).
     fn upsert(&self) -> bool;
@@ -51,8 +54,19 @@ pub trait Decode: Send + Sync {
 /// Turns the consolidated change of one epoch into records of an output topic, at most one a key.
 pub trait Encode: Send + Sync {
     /// `delta` holds each distinct row once with its net weight; the retractions of a key may stand anywhere in it.
-    /// `epoch` becomes the header `epoch` (decimal digits).
-    fn encode(&self, epoch: u64, delta: &Delta, out: &mut Vec<log::NewRecord>) -> Result<(), crate::operator::Error>;
+    /// `epoch` becomes the header `epoch` (decimal digits). `totals` holds how often each row of `delta` stands in the
+    /// relation after the epoch; needed where [`Encode::totals`] says so, ignored elsewhere.
+    fn encode(
+        &self,
+        epoch: u64,
+        delta: &Delta,
+        totals: Option<&Int64Array>,
+        out: &mut Vec<log::NewRecord>,
+    ) -> Result<(), crate::operator::Error>;
+    /// Whether `encode` needs `totals` (flat JSON of a relation without a key, for its `_count`).
+    fn totals(&self) -> bool {
+        false
+    }
 }
 
 /// How a relation's records are written: name (`json`, `debezium-json`, `raw`) and both directions.
