@@ -2,10 +2,12 @@
 //! Arrow nor SQL.
 
 pub mod cluster;
+pub mod env;
 pub mod record;
 
 pub use cluster::access::{
     Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
 };
 pub use cluster::backend::Backend;
+pub use env::Env;
 pub use record::{Batch, Header, LeaderEpoch, NewRecord, Offset, RecordView, TopicId, TopicPartition};
