@@ -6,9 +6,11 @@ pub mod delta;
 pub mod expr;
 pub mod graph;
 pub mod io;
+pub mod job;
 pub mod operator;
 pub mod state;
 pub mod time;
 
 pub use delta::Delta;
+pub use job::{Engine, EngineConfig, EngineMetrics, Error, Gate, JobState, JobStatus, Pin, TableDef, ViewDef};
 pub use time::Epoch;
