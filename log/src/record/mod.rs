@@ -1,4 +1,13 @@
 //! Kafka's record and record batch v2, as bytes: the ids that name them, what a writer hands in and what a reader gets.
+//!
+//! The format is the one of Kafka's documentation, "Record Batch" and "Record"; messages of magic 0 and 1 are refused.
+
+pub mod batch;
+pub mod build;
+pub mod check;
+pub mod codec;
+pub mod decode;
+mod varint;
 
 use bytes::Bytes;
 
@@ -38,9 +47,54 @@ pub struct NewRecord {
     pub timestamp_ms: Option<i64>,
 }
 
-/// One stored record batch v2, verbatim, base offset and leader epoch patched in. Checked when it entered the log.
-#[derive(Clone, Debug)]
-pub struct Batch(pub(crate) Bytes);
+/// One record batch v2: the header by value, so that offset, epoch and time are stamped without touching the shared
+/// bytes behind it, and the records section as it came.
+///
+/// ```text
+///  byte  0  base offset             i64   outside of the checksum
+///        8  length                  i32   of all that follows this field
+///       12  partition leader epoch  i32   outside of the checksum
+///       16  magic                   i8    2
+///       17  checksum                u32   CRC-32C of everything from `attributes` on
+///       21  attributes              i16   bits 0-2 codec, 3 log append time, 4 transactional, 5 control, 6 delete horizon
+///       23  last offset delta       i32
+///       27  base timestamp          i64   milliseconds
+///       35  maximum timestamp       i64   milliseconds
+///       43  producer id             i64   -1: none
+///       51  producer epoch          i16   -1: none
+///       53  base sequence           i32   -1: none
+///       57  record count            i32
+///       61  records                 one stream of the codec, or plain
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub(crate) header: [u8; BATCH_HEADER],
+    pub(crate) body: Bytes,
+}
+
+/// Bytes of a batch before its records.
+pub const BATCH_HEADER: usize = 61;
+
+/// What is wrong with the bytes of a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    #[error("a batch of {size} bytes is over the limit of {limit} bytes")]
+    TooLarge { size: usize, limit: usize },
+    #[error("magic byte {0}, only 2 is stored")]
+    Magic(i8),
+    #[error("checksum {found:#010x}, the bytes give {computed:#010x}")]
+    Checksum { found: u32, computed: u32 },
+    #[error("compression codec {0} does not exist")]
+    Codec(i16),
+    #[error("compressed records cannot be read")]
+    Decompress(#[source] std::io::Error),
+    #[error("compressed records grow beyond the limit of {limit} bytes")]
+    Expands { limit: usize },
+    #[error("batch: {0}")]
+    Malformed(&'static str),
+    #[error("record {index} of the batch: {reason}")]
+    Record { index: u32, reason: &'static str },
+}
 
 /// One record of a batch, borrowed from it (or from its decompressed form).
 #[derive(Clone, Debug)]
@@ -52,3 +106,6 @@ pub struct RecordView {
     /// The encoded header section, parsed on demand.
     pub headers: Bytes,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! What a batch from outside must be before it is stored: [`Batch::check`].
+
+use bytes::Bytes;
+
+use super::decode::each_header;
+use super::{Batch, BatchError};
+
+/// How closely a batch is looked at (`record.validation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// Header, checksum and counts.
+    Header,
+    /// And every record: unpacked, its lengths, order and headers. Where SQL reads.
+    Full,
+}
+
+/// The rules of one topic for batches from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub validation: Validation,
+    /// `max.message.bytes`: the largest batch.
+    pub batch_bytes_max: usize,
+    /// A compacted topic takes no record without a key. Seen only by [`Validation::Full`].
+    pub key_required: bool,
+}
+
+impl Batch {
+    /// `bytes` as exactly one batch of a client, or what is wrong with it. Transactional and control batches pass here:
+    /// whoever takes them decides. A maximum timestamp that is not that of the records is put right, as Kafka does.
+    pub fn check(bytes: Bytes, rules: &Rules) -> Result<Batch, BatchError> {
+        if bytes.len() > rules.batch_bytes_max {
+            return Err(BatchError::TooLarge { size: bytes.len(), limit: rules.batch_bytes_max });
+        }
+        match Self::size_of_first(&bytes)? {
+            Some(size) if size == bytes.len() => {}
+            Some(size) if size < bytes.len() => return Err(BatchError::Malformed("bytes behind the batch")),
+            _ => return Err(BatchError::Malformed("it ends early")),
+        }
+        let mut batch = Batch::unchecked(bytes);
+        batch.check_sum()?;
+        batch.check_header()?;
+        if rules.validation == Validation::Full {
+            let max_timestamp_ms = batch.check_records(rules)?;
+            if batch.max_timestamp_ms() != max_timestamp_ms {
+                batch.set_max_timestamp(max_timestamp_ms);
+            }
+        }
+        Ok(batch)
+    }
+
+    fn check_header(&self) -> Result<(), BatchError> {
+        let bad = |reason| Err(BatchError::Malformed(reason));
+        self.codec()?;
+        let count = self.raw_record_count();
+        if count <= 0 {
+            return bad("it holds no record");
+        }
+        if self.last_offset_delta() != count - 1 {
+            return bad("record count and last offset do not agree");
+        }
+        if self.is_log_append_time() {
+            return bad("only the broker sets log append time");
+        }
+        if self.attributes() & !0x3f != 0 {
+            return bad("unknown attributes");
+        }
+        let (id, epoch, sequence) = self.producer_fields();
+        match (id, epoch, sequence) {
+            (-1, _, -1) if !self.is_transactional() => Ok(()),
+            (-1, ..) => bad("a sequence or a transaction without a producer id"),
+            (0.., 0.., 0..) => Ok(()),
+            (0.., 0.., -1) if self.is_control() => Ok(()),
+            _ => bad("a producer id without epoch or sequence"),
+        }
+    }
+
+    /// Walks all records; returns the largest timestamp.
+    fn check_records(&self, rules: &Rules) -> Result<i64, BatchError> {
+        let mut records = self.records()?;
+        let mut max_timestamp_ms = i64::MIN;
+        while records.has_more() {
+            let index = records.index();
+            let bad = |reason| Err(BatchError::Record { index, reason });
+            let parts = records.next_parts()?;
+            if parts.offset_delta as u32 != index {
+                return bad("its offset is not the next one");
+            }
+            if rules.key_required && parts.key.is_none() {
+                return bad("it has no key, which a compacted topic asks for");
+            }
+            if each_header(records.bytes(parts.headers), |_, _| ()).is_none() {
+                return bad("its headers cannot be read");
+            }
+            max_timestamp_ms = max_timestamp_ms.max(records.timestamp_ms(&parts));
+        }
+        if records.at_end() { Ok(max_timestamp_ms) } else { Err(BatchError::Malformed("bytes behind the last record")) }
+    }
+}
