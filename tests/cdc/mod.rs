@@ -1,0 +1,7 @@
+//! PostgreSQL as the source: what is in the tables is in the topics and in the views, whatever happens on the way.
+
+mod expected;
+mod kills;
+mod refusals;
+mod snapshot_and_stream;
+mod workload;

@@ -1,0 +1,105 @@
+//! What the program promises about dying: one process a data directory, and acknowledged is durable under SIGKILL.
+
+use std::process::Command;
+
+use crate::support::clients::{consume, python};
+use crate::support::program::{Program, binary};
+use crate::support::random::Random;
+use crate::support::{Scratch, free_port};
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused() {
+    let scratch = Scratch::new("lock");
+    let data = scratch.path().join("data");
+    let program = Program::start(&data);
+    let second = Command::new(binary())
+        .args([
+            "dev",
+            "--kafka-addr",
+            "127.0.0.1:0",
+            "--pg-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--data-dir",
+        ])
+        .arg(&data)
+        .output()
+        .expect("ran");
+    assert!(!second.status.success());
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(text.contains("data"), "{text}");
+    assert_eq!(program.rows("SELECT 1"), [[Some("1".to_owned())]]);
+}
+
+#[test]
+fn other_addresses_need_a_word() {
+    let scratch = Scratch::new("insecure");
+    let out = Command::new(binary())
+        .args([
+            "dev",
+            "--kafka-addr",
+            "0.0.0.0:0",
+            "--pg-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--data-dir",
+        ])
+        .arg(scratch.path().join("data"))
+        .output()
+        .expect("ran");
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("--insecure"));
+}
+
+/// An idempotent producer goes on through SIGKILLs; what it was told is there is there, once, in order.
+#[test]
+fn what_is_acknowledged_survives_kills() {
+    let scratch = Scratch::new("acked");
+    let data = scratch.path().join("data");
+    let port = free_port();
+    let mut program = Program::start_at(&data, port);
+    program.execute("CREATE TABLE t (i BIGINT) WITH (topic = 't', format = 'json')");
+    let broker = format!("127.0.0.1:{port}");
+    let producer = std::thread::spawn(move || {
+        let script = r#"
+import sys
+from confluent_kafka import Producer
+acked = []
+p = Producer({"bootstrap.servers": sys.argv[1], "enable.idempotence": True, "linger.ms": 1, "batch.num.messages": 200,
+              "queue.buffering.max.messages": 2000, "reconnect.backoff.max.ms": 100, "message.timeout.ms": 120000})
+for i in range(60000):
+    while True:
+        try:
+            p.produce("t", '{"i": %d}' % i, partition=0, on_delivery=lambda e, m: acked.append((m.offset(), m.value())) if not e else sys.exit(str(e)))
+            break
+        except BufferError: p.poll(0.05)
+    p.poll(0)
+assert p.flush(120) == 0
+for offset, value in acked: print(offset, value.decode())
+"#;
+        python(script, &[&broker])
+    });
+    let mut random = Random::new(9);
+    for _ in 0..6 {
+        std::thread::sleep(std::time::Duration::from_millis(100 + random.below(500)));
+        program.kill();
+        program = Program::start_at(&data, port);
+    }
+    let acked = producer.join().expect("the producer got through");
+    let records = consume(program.kafka, "t");
+    let values: Vec<_> = records.iter().map(|r| r.value.clone().expect("a value")).collect();
+    let wanted: Vec<_> = (0..60_000).map(|i| format!("{{\"i\": {i}}}")).collect();
+    assert!(
+        values == wanted,
+        "{} records, first out of order {:?}",
+        values.len(),
+        values.iter().zip(&wanted).find(|(a, b)| a != b)
+    );
+    for line in acked.lines() {
+        let (offset, value) = line.split_once(' ').expect("two words");
+        let offset: usize = offset.parse().expect("a number");
+        assert_eq!(records[offset].value.as_deref(), Some(value), "offset {offset}");
+    }
+}

@@ -1,0 +1,75 @@
+//! The README's own commands, extracted and executed.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support::clients::run;
+use crate::support::program::{Program, binary};
+use crate::support::{Scratch, free_port};
+
+/// The lines of the fenced `sh` blocks, joined where a line ends in a backslash; comments left out.
+fn commands() -> Vec<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(path).expect("README.md");
+    let mut found = Vec::new();
+    let mut inside = false;
+    let mut open = String::new();
+    for line in readme.lines() {
+        if line.starts_with("```") {
+            inside = line == "```sh";
+        } else if inside && !line.trim().is_empty() && !line.starts_with('#') {
+            open += line.trim_end_matches('\\');
+            if !line.ends_with('\\') {
+                found.push(std::mem::take(&mut open));
+            }
+        }
+    }
+    found
+}
+
+/// What the reader would get by typing the command, with the built program and free ports in place of the usual ones.
+fn prepared(command: &str, ports: &[(u16, u16)]) -> String {
+    let mut text = command.replace("cargo run --release --", binary());
+    for (usual, free) in ports {
+        text = text.replace(&usual.to_string(), &free.to_string());
+    }
+    text
+}
+
+fn shell(text: &str, directory: &Scratch) {
+    let out = run(Command::new("bash")
+        .args(["-euo", "pipefail", "-c", text])
+        .current_dir(directory.path())
+        .env("PGUSER", "someone"));
+    assert!(!out.stdout.is_empty(), "{text} printed nothing");
+}
+
+#[test]
+fn the_readmes_commands_work() {
+    let scratch = Scratch::new("readme");
+    let commands = commands();
+    let any = "--kafka-addr 127.0.0.1:0 --pg-addr 127.0.0.1:0 --http-addr 127.0.0.1:0";
+    let demos: Vec<_> = commands.iter().filter(|c| c.contains("-- demo")).collect();
+    assert!(!demos.is_empty(), "the README begins with the demo");
+    for demo in demos {
+        shell(&format!("{} --for 10s {any}", prepared(demo, &[])), &scratch);
+    }
+    let servers: Vec<_> = commands.iter().filter(|c| c.contains("-- dev")).collect();
+    assert_eq!(servers.len(), 1, "the README starts one server");
+    let kafka = free_port();
+    let postgres = free_port();
+    let http = free_port();
+    let (kafka_addr, pg_addr, http_addr) =
+        (format!("127.0.0.1:{kafka}"), format!("127.0.0.1:{postgres}"), format!("127.0.0.1:{http}"));
+    let _program = Program::at(&scratch.path().join("data"), &kafka_addr, &pg_addr, &http_addr);
+    let ports = [(9092, kafka), (5433, postgres), (8080, http)];
+    let mut ran = 0;
+    for command in &commands {
+        let other = ["cargo build", "tests/run", "-- demo", "-- dev", "apt-get", "git clone"];
+        if !other.iter().any(|o| command.contains(o)) {
+            shell(&prepared(command, &ports), &scratch);
+            ran += 1;
+        }
+    }
+    assert!(ran >= 5, "the README shows only {ran} commands to try");
+}
