@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod env;
 pub mod record;
+pub mod wire;
 
 pub use cluster::access::{
     Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
