@@ -78,6 +78,14 @@ impl Stream {
         stream.set_nodelay(true)?;
         Ok(Stream { kind: StreamKind::Real(stream) })
     }
+
+    /// The address of this end, by which the other end reached it; unknown in simulation.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            StreamKind::Real(stream) => stream.local_addr().ok(),
+            StreamKind::Simulated(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -1,7 +1,6 @@
 //! What a client asks first: ApiVersions and Metadata.
 
-use super::primitive::Str;
-use crate::record::TopicId;
+use super::primitive::{Str, Uuid};
 
 messages! {
     ApiVersionsRequest {
@@ -41,7 +40,7 @@ messages! {
         include_topic_authorized_operations: bool [8..];
     }
     MetadataRequestTopic {
-        topic_id: TopicId [10..];
+        topic_id: Uuid [10..];
         name: Option<Str> [0..] nullable [10..];
     }
     MetadataResponse {
@@ -62,7 +61,7 @@ messages! {
     MetadataResponseTopic {
         error_code: i16 [0..];
         name: Option<Str> [0..] nullable [12..];
-        topic_id: TopicId [10..];
+        topic_id: Uuid [10..];
         is_internal: bool [1..];
         partitions: Vec<MetadataResponsePartition> [0..];
         topic_authorized_operations: i32 [8..] = i32::MIN;

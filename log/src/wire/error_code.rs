@@ -33,8 +33,8 @@ pub enum ErrorCode {
     UnknownLeaderEpoch = 75,
     UnsupportedCompressionType = 76,
     InvalidRecord = 87,
-    UnknownTopicId = 100,
-    InconsistentTopicId = 103,
+    UnknownUuid = 100,
+    InconsistentUuid = 103,
 }
 
 impl ErrorCode {

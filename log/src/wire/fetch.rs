@@ -1,8 +1,7 @@
 //! Reading: Fetch.
 
-use super::primitive::{Batches, Str};
+use super::primitive::{Records, Str, Uuid};
 use super::produce::{LeaderIdAndEpoch, NodeEndpoint};
-use crate::record::TopicId;
 
 messages! {
     FetchRequest {
@@ -26,7 +25,7 @@ messages! {
     }
     FetchTopic {
         topic: Str [0..=12];
-        topic_id: TopicId [13..];
+        topic_id: Uuid [13..];
         partitions: Vec<FetchPartition> [0..];
     }
     FetchPartition {
@@ -36,12 +35,12 @@ messages! {
         last_fetched_epoch: i32 [12..] = -1;
         log_start_offset: i64 [5..] = -1;
         partition_max_bytes: i32 [0..];
-        replica_directory_id: TopicId [17..] tag 0;
+        replica_directory_id: Uuid [17..] tag 0;
         high_watermark: i64 [18..] tag 1 = i64::MAX;
     }
     ForgottenTopic {
         topic: Str [7..=12];
-        topic_id: TopicId [13..];
+        topic_id: Uuid [13..];
         partitions: Vec<i32> [7..];
     }
     FetchResponse {
@@ -53,7 +52,7 @@ messages! {
     }
     FetchableTopicResponse {
         topic: Str [0..=12];
-        topic_id: TopicId [13..];
+        topic_id: Uuid [13..];
         partitions: Vec<PartitionData> [0..];
     }
     PartitionData {
@@ -68,7 +67,7 @@ messages! {
         /// Null for readers of the uncommitted.
         aborted_transactions: Option<Vec<AbortedTransaction>> [4..];
         preferred_read_replica: i32 [11..] = -1;
-        records: Batches [0..];
+        records: Records [0..];
     }
     EpochEndOffset {
         epoch: i32 [12..] = -1;

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::record::{BATCH_HEADER, Batch, TopicId};
-
 /// Version of a message, and whether its encoding is the flexible one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -45,6 +43,10 @@ pub trait Wire: Sized {
         false
     }
 }
+
+/// The id of a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uuid(pub [u8; 16]);
 
 /// A string as it came, not yet proved to be UTF-8: it is often only sent back.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -329,12 +331,12 @@ impl Wire for bool {
     }
 }
 
-impl Wire for TopicId {
+impl Wire for Uuid {
     fn size_min(_: Form) -> usize {
         16
     }
     fn decode(from: &mut Reader, _: Form) -> Result<Self, DecodeError> {
-        from.fixed().map(TopicId)
+        from.fixed().map(Uuid)
     }
     fn encode(&self, to: &mut Writer, _: Form) {
         to.put(&self.0);
@@ -420,30 +422,45 @@ impl Wire for Option<Bytes> {
     }
 }
 
-/// Records of an answer: stored batches, sent without a copy of their bodies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batches(pub Vec<Batch>);
+/// Records of an answer: pieces that are sent one behind the other, large ones without a copy.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    pieces: Vec<Bytes>,
+    size: usize,
+}
 
-impl Wire for Batches {
+impl Records {
+    pub fn push(&mut self, piece: Bytes) {
+        self.size += piece.len();
+        self.pieces.push(piece);
+    }
+
+    /// Bytes of all pieces.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+/// However they are cut into pieces.
+impl PartialEq for Records {
+    fn eq(&self, other: &Records) -> bool {
+        self.pieces.iter().flatten().eq(other.pieces.iter().flatten())
+    }
+}
+
+impl Wire for Records {
     fn size_min(form: Form) -> usize {
         Option::<Bytes>::size_min(form)
     }
     fn decode(from: &mut Reader, form: Form) -> Result<Self, DecodeError> {
-        let mut rest = Option::<Bytes>::decode(from, form)?.unwrap_or_default();
-        let cost = (rest.len() / BATCH_HEADER).saturating_mul(size_of::<Batch>());
-        from.memory = from.memory.checked_sub(cost).ok_or(DecodeError::Memory)?;
-        let mut batches = Vec::new();
-        // A batch that is cut off at the end is none.
-        while let Some(batch) = Batch::split_from(&mut rest).map_err(|_| DecodeError::Length)? {
-            batches.push(batch);
+        let mut records = Records::default();
+        if let Some(bytes) = Option::<Bytes>::decode(from, form)? {
+            records.push(bytes);
         }
-        Ok(Batches(batches))
+        Ok(records)
     }
     fn encode(&self, to: &mut Writer, form: Form) {
-        to.array_length(form, Some(self.0.iter().map(Batch::size).sum()));
-        for batch in &self.0 {
-            to.put(batch.header());
-            to.share(batch.body());
-        }
+        to.array_length(form, Some(self.size));
+        self.pieces.iter().for_each(|piece| to.share(piece));
     }
 }

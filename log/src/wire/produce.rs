@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 
-use super::primitive::Str;
-use crate::record::TopicId;
+use super::primitive::{Str, Uuid};
 
 messages! {
     ProduceRequest {
@@ -15,7 +14,7 @@ messages! {
     }
     TopicProduceData {
         name: Str [0..=12];
-        topic_id: TopicId [13..];
+        topic_id: Uuid [13..];
         partition_data: Vec<PartitionProduceData> [0..];
     }
     PartitionProduceData {
@@ -29,7 +28,7 @@ messages! {
     }
     TopicProduceResponse {
         name: Str [0..=12];
-        topic_id: TopicId [13..];
+        topic_id: Uuid [13..];
         partition_responses: Vec<PartitionProduceResponse> [0..];
     }
     PartitionProduceResponse {

@@ -1,7 +1,6 @@
 //! Topics coming and going: CreateTopics and DeleteTopics.
 
-use super::primitive::Str;
-use crate::record::TopicId;
+use super::primitive::{Str, Uuid};
 
 messages! {
     CreateTopicsRequest {
@@ -32,7 +31,7 @@ messages! {
     }
     CreatableTopicResult {
         name: Str [0..];
-        topic_id: TopicId [7..];
+        topic_id: Uuid [7..];
         error_code: i16 [0..];
         error_message: Option<Str> [1..];
         topic_config_error_code: i16 [5..] tag 0;
@@ -56,7 +55,7 @@ messages! {
     }
     DeleteTopicState {
         name: Option<Str> [6..];
-        topic_id: TopicId [6..];
+        topic_id: Uuid [6..];
     }
     DeleteTopicsResponse {
         throttle_time_ms: i32 [1..];
@@ -64,7 +63,7 @@ messages! {
     }
     DeletableTopicResult {
         name: Option<Str> [0..] nullable [6..];
-        topic_id: TopicId [6..];
+        topic_id: Uuid [6..];
         error_code: i16 [0..];
         error_message: Option<Str> [5..];
     }
