@@ -61,7 +61,9 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
     (
         "engine",
         &[
-            &["delta", "time", "expr", "codec", "io"],
+            &["error"],
+            &["delta", "time"],
+            &["expr", "codec", "io"],
             &["state"],
             &["operator"],
             &["graph"],

@@ -62,7 +62,7 @@ pub trait Encode: Send + Sync {
         delta: &Delta,
         totals: Option<&Int64Array>,
         out: &mut Vec<log::NewRecord>,
-    ) -> Result<(), crate::operator::Error>;
+    ) -> Result<(), crate::error::Error>;
     /// Whether `encode` needs `totals` (flat JSON of a relation without a key, for its `_count`).
     fn totals(&self) -> bool {
         false

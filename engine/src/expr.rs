@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::DataType;
 
-use crate::operator::Error;
+use crate::error::Error;
 
 /// A deterministic scalar expression over the columns of a batch. Does no IO, reads no clock. An error names the value
 /// that could not be computed (overflow, division by zero, a cast) and stops the job.

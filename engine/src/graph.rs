@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::operator::Operator;
+use crate::operator::Factory;
 
 /// A relation known to the engine: a base table, or a view another job keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -12,9 +12,6 @@ pub struct RelationId(pub u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub usize);
-
-/// Makes a fresh instance for one worker.
-pub type Factory = Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>;
 
 #[derive(Clone)]
 pub enum Node {

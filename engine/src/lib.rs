@@ -3,6 +3,7 @@
 
 pub mod codec;
 pub mod delta;
+pub mod error;
 pub mod expr;
 pub mod graph;
 pub mod io;

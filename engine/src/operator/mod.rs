@@ -1,8 +1,11 @@
 //! Incremental operators. After every epoch the accumulated output equals the batch query over the accumulated input.
 
+pub mod normalize;
+
 use arrow::array::RecordBatch;
 
 use crate::delta::Delta;
+pub use crate::error::Error;
 use crate::expr::ExprRef;
 use crate::time::Epoch;
 
@@ -22,29 +25,15 @@ pub enum Exchange {
     Single,
 }
 
-/// Stops the job at its last epoch; the message names the value and the operator's place in the query.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{0} is out of range for {1}")]
-    Overflow(String, String),
-    #[error("{0}")]
-    Value(String),
-    #[error("state of {operator} would need {bytes} bytes, over the limit of {limit}")]
-    StateFull { operator: &'static str, bytes: usize, limit: usize },
-    #[error("the row {0} is taken away more often than it came")]
-    NegativeWeight(String),
-    #[error("bug: {0}")]
-    Bug(String),
-    #[error("arrow")]
-    Arrow(#[from] arrow::error::ArrowError),
-}
-
 /// What an operator may do besides keeping state.
 pub struct Context<'a> {
     out: &'a mut Vec<Delta>,
     /// Rows of state read or written so far: the measure of "work in proportion to what changed".
     pub rows_touched: u64,
 }
+
+/// Makes a fresh instance for one worker.
+pub type Factory = std::sync::Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>;
 
 /// Rows a chunk of output may have.
 pub const CHUNK_ROWS_MAX: usize = 8192;
@@ -73,7 +62,9 @@ pub trait Operator: Send {
     fn name(&self) -> &'static str;
     fn exchange(&self, port: Port) -> Exchange;
     fn on_delta(&mut self, port: Port, delta: Delta, cx: &mut Context<'_>) -> Result<(), Error>;
-    /// Called once an epoch in which a delta came, after the last one.
+    /// Called once an epoch in which a delta came, after the last one; and once at the job's first epoch, whether a
+    /// delta came or not (an aggregate without keys then gives its one row). Where a port's exchange is
+    /// [`Exchange::Single`], only worker 0's instance is flushed.
     fn on_flush(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Result<(), Error>;
     /// Writes the whole state, by virtual shard, so that it can be loaded at another worker count.
     fn save(&self, out: &mut dyn crate::state::Writer) -> Result<(), Error>;

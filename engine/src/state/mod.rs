@@ -1,9 +1,19 @@
 //! Keyed state of operators and views, in our own structures; persisted keys in our own order-preserving encoding.
 
+pub mod consolidate;
+pub mod decoding;
+pub mod digest;
+pub mod encoding;
+pub mod groups;
+pub mod multimap;
+pub mod ordered;
+mod scan;
+pub mod versioned;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use crate::operator::Error;
+use crate::error::Error;
 
 /// Keys hash to this many virtual shards, for ever; workers own ranges of them.
 pub const VIRTUAL_SHARDS: usize = 256;
@@ -34,3 +44,6 @@ pub trait ViewStore: Send + Sync {
         projection: Option<&[usize]>,
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, Error>> + Send + '_>, Error>;
 }
+
+#[cfg(test)]
+mod tests;
