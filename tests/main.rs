@@ -9,4 +9,5 @@ mod compat;
 mod consistency;
 mod crash;
 mod readme;
+mod slt;
 mod tidy;
