@@ -1,0 +1,400 @@
+//! [`Error`]: the one error of this package, in PostgreSQL's shape (SQLSTATE, message, detail, hint, position), and how
+//! the errors of DataFusion and Arrow become one.
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{Diagnostic, SchemaError};
+use datafusion::error::DataFusionError;
+
+/// PostgreSQL's five-letter codes, by PostgreSQL's names.
+pub mod sqlstate {
+    pub const PROTOCOL_VIOLATION: &str = "08P01";
+    pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub const DATA_EXCEPTION: &str = "22000";
+    pub const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
+    pub const DIVISION_BY_ZERO: &str = "22012";
+    pub const INVALID_PARAMETER_VALUE: &str = "22023";
+    pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
+    pub const NOT_NULL_VIOLATION: &str = "23502";
+    pub const UNIQUE_VIOLATION: &str = "23505";
+    pub const ACTIVE_SQL_TRANSACTION: &str = "25001";
+    pub const DEPENDENT_OBJECTS_STILL_EXIST: &str = "2BP01";
+    pub const INVALID_CATALOG_NAME: &str = "3D000";
+    pub const INVALID_SCHEMA_NAME: &str = "3F000";
+    pub const SYNTAX_ERROR: &str = "42601";
+    pub const GROUPING_ERROR: &str = "42803";
+    pub const DATATYPE_MISMATCH: &str = "42804";
+    pub const WRONG_OBJECT_TYPE: &str = "42809";
+    pub const UNDEFINED_COLUMN: &str = "42703";
+    pub const AMBIGUOUS_COLUMN: &str = "42702";
+    pub const DUPLICATE_COLUMN: &str = "42701";
+    pub const UNDEFINED_OBJECT: &str = "42704";
+    pub const DUPLICATE_OBJECT: &str = "42710";
+    pub const UNDEFINED_FUNCTION: &str = "42883";
+    pub const UNDEFINED_TABLE: &str = "42P01";
+    pub const INVALID_COLUMN_REFERENCE: &str = "42P10";
+    pub const DUPLICATE_TABLE: &str = "42P07";
+    pub const INVALID_TABLE_DEFINITION: &str = "42P16";
+    pub const INVALID_OBJECT_DEFINITION: &str = "42P17";
+    pub const INDETERMINATE_DATATYPE: &str = "42P18";
+    pub const OUT_OF_MEMORY: &str = "53200";
+    pub const STATEMENT_TOO_COMPLEX: &str = "54001";
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    pub const QUERY_CANCELED: &str = "57014";
+    pub const CANNOT_CONNECT_NOW: &str = "57P03";
+    pub const CONNECTION_FAILURE: &str = "08006";
+    pub const INVALID_AUTHORIZATION: &str = "28000";
+    pub const INVALID_NAME: &str = "42602";
+    pub const INVALID_SQL_STATEMENT_NAME: &str = "26000";
+    pub const INVALID_CURSOR_NAME: &str = "34000";
+    pub const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
+    pub const DUPLICATE_CURSOR: &str = "42P03";
+    pub const UNDEFINED_PARAMETER: &str = "42P02";
+    pub const IN_FAILED_SQL_TRANSACTION: &str = "25P02";
+    pub const INSUFFICIENT_RESOURCES: &str = "53000";
+    pub const TOO_MANY_CONNECTIONS: &str = "53300";
+    pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+    pub const ADMIN_SHUTDOWN: &str = "57P01";
+    pub const DATA_CORRUPTED: &str = "XX001";
+    pub const IO_ERROR: &str = "58030";
+    pub const INTERNAL_ERROR: &str = "XX000";
+}
+
+/// Where in the text a thing stands: line and column from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    pub line: u64,
+    pub column: u64,
+}
+
+/// What went wrong, for people and for programs.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// One of [`sqlstate`].
+    pub code: &'static str,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    /// Character in the text sent, from 1.
+    pub position: Option<usize>,
+    /// The place before the text is at hand; [`Error::within`] turns it into `position`.
+    pub location: Option<Location>,
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { code, message, detail: None, hint: None, position: None, location: None, source: None }
+    }
+
+    /// Refuses a thing by name: SQLSTATE 0A000.
+    pub fn unsupported(what: impl std::fmt::Display) -> Self {
+        Self::new(sqlstate::FEATURE_NOT_SUPPORTED, format!("{what} is not supported"))
+    }
+
+    /// A broken promise of our own.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(sqlstate::INTERNAL_ERROR, message)
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Names the place, unless a closer one is known already.
+    pub fn at(mut self, location: impl Into<Option<Location>>) -> Self {
+        self.location = self.location.or(location.into());
+        self
+    }
+
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Turns the line and column into PostgreSQL's position within `text`.
+    pub fn within(mut self, text: &str) -> Self {
+        if let (None, Some(location)) = (self.position, self.location) {
+            self.position = Some(characters_before(text, location) + 1);
+        }
+        self
+    }
+}
+
+impl From<datafusion::sql::sqlparser::tokenizer::Location> for Location {
+    fn from(at: datafusion::sql::sqlparser::tokenizer::Location) -> Self {
+        Self { line: at.line, column: at.column }
+    }
+}
+
+/// `None` for the empty span that nodes without a place have.
+pub fn location_of(span: datafusion::sql::sqlparser::tokenizer::Span) -> Option<Location> {
+    (span.start.line > 0).then(|| span.start.into())
+}
+
+/// Characters of `text` before `location`.
+pub fn characters_before(text: &str, location: Location) -> usize {
+    let lines = usize::try_from(location.line.saturating_sub(1)).unwrap_or(usize::MAX);
+    let column = usize::try_from(location.column.saturating_sub(1)).unwrap_or(usize::MAX);
+    text.split_inclusive('\n').take(lines).map(|line| line.chars().count()).sum::<usize>().saturating_add(column)
+}
+
+/// The byte of `text` at `location`; its length when the place is beyond its end.
+pub fn byte_at(text: &str, location: Location) -> usize {
+    let characters = characters_before(text, location);
+    text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at)
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::Diagnostic(diagnostic, inner) => with_diagnostic((*inner).into(), &diagnostic),
+            DataFusionError::Context(_, inner) => (*inner).into(),
+            DataFusionError::Collection(errors) => match errors.into_iter().next() {
+                Some(first) => first.into(),
+                None => Self::bug("an empty list of errors"),
+            },
+            DataFusionError::External(inner) => from_external(inner),
+            DataFusionError::Shared(shared) => from_text(shared.to_string()).caused_by(DataFusionError::Shared(shared)),
+            DataFusionError::ArrowError(inner, _) => (*inner).into(),
+            DataFusionError::SchemaError(inner, _) => from_schema_error(*inner),
+            DataFusionError::NotImplemented(text) => Self::new(sqlstate::FEATURE_NOT_SUPPORTED, lower_first(&text)),
+            DataFusionError::ResourcesExhausted(text) => Self::new(sqlstate::OUT_OF_MEMORY, lower_first(&text)),
+            DataFusionError::SQL(inner, _) => Self::new(sqlstate::SYNTAX_ERROR, inner.to_string()),
+            DataFusionError::Plan(text) | DataFusionError::Execution(text) => from_text(text),
+            DataFusionError::Configuration(text) => Self::new(sqlstate::INVALID_PARAMETER_VALUE, text),
+            DataFusionError::Internal(text) => Self::bug(text),
+            other => Self::bug(other.to_string()).caused_by(other),
+        }
+    }
+}
+
+/// Our own errors travel through DataFusion as external ones.
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        match error {
+            ArrowError::ExternalError(inner) => from_external(inner),
+            ArrowError::DivideByZero => Self::new(sqlstate::DIVISION_BY_ZERO, "division by zero"),
+            ArrowError::ArithmeticOverflow(text) => {
+                Self::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(text)
+            }
+            ArrowError::CastError(text) => Self::new(sqlstate::INVALID_TEXT_REPRESENTATION, lower_first(&text)),
+            ArrowError::ParseError(text) => Self::new(sqlstate::INVALID_TEXT_REPRESENTATION, lower_first(&text)),
+            ArrowError::InvalidArgumentError(text) if text.contains("is too large to store") => {
+                Self::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, "numeric field overflow").detail(text)
+            }
+            ArrowError::ComputeError(text) | ArrowError::InvalidArgumentError(text) => {
+                Self::new(sqlstate::DATA_EXCEPTION, lower_first(&text))
+            }
+            ArrowError::NotYetImplemented(text) => Self::new(sqlstate::FEATURE_NOT_SUPPORTED, lower_first(&text)),
+            other => Self::bug(other.to_string()).caused_by(other),
+        }
+    }
+}
+
+impl From<engine::operator::Error> for Error {
+    fn from(error: engine::operator::Error) -> Self {
+        use engine::operator::Error as E;
+        let code = match &error {
+            E::Overflow(..) => sqlstate::NUMERIC_VALUE_OUT_OF_RANGE,
+            E::Value(_) | E::NegativeWeight(_) => sqlstate::DATA_EXCEPTION,
+            E::StateFull { .. } => sqlstate::OUT_OF_MEMORY,
+            _ => sqlstate::INTERNAL_ERROR,
+        };
+        match error {
+            E::Arrow(inner) => inner.into(),
+            other => Self::new(code, other.to_string()).caused_by(other),
+        }
+    }
+}
+
+impl From<log::Error> for Error {
+    fn from(error: log::Error) -> Self {
+        use log::Error as E;
+        let code = match &error {
+            E::UnknownTopic(_) | E::UnknownPartition(_) => sqlstate::UNDEFINED_TABLE,
+            E::TopicExists(_) => sqlstate::DUPLICATE_TABLE,
+            E::InvalidTopic { .. } => sqlstate::INVALID_NAME,
+            E::TooLarge { .. } => sqlstate::PROGRAM_LIMIT_EXCEEDED,
+            E::Busy(_) | E::NotLeader(_) => sqlstate::INSUFFICIENT_RESOURCES,
+            E::Corrupt { .. } => sqlstate::DATA_CORRUPTED,
+            _ => sqlstate::IO_ERROR,
+        };
+        Self::new(code, error.to_string()).caused_by(error)
+    }
+}
+
+impl From<engine::io::Error> for Error {
+    fn from(error: engine::io::Error) -> Self {
+        use engine::io::Error as E;
+        let (code, hint) = match &error {
+            E::User { hint, .. } => (sqlstate::INVALID_PARAMETER_VALUE, hint.clone()),
+            E::Outside(_) => (sqlstate::CONNECTION_FAILURE, None),
+            E::Lost { hint, .. } => (sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, hint.clone()),
+            E::Log(_) => (sqlstate::IO_ERROR, None),
+        };
+        let new = Self { hint, ..Self::new(code, error.to_string()) };
+        new.caused_by(error)
+    }
+}
+
+fn from_external(inner: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    let inner = match inner.downcast::<Error>() {
+        Ok(own) => return *own,
+        Err(other) => other,
+    };
+    let inner = match inner.downcast::<engine::operator::Error>() {
+        Ok(operator) => return (*operator).into(),
+        Err(other) => other,
+    };
+    let inner = match inner.downcast::<DataFusionError>() {
+        Ok(datafusion) => return (*datafusion).into(),
+        Err(other) => other,
+    };
+    Error::bug(inner.to_string()).caused_by(inner)
+}
+
+fn from_schema_error(error: SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let name = match &field.relation {
+                Some(relation) => format!("{}.{}", relation.table(), field.name),
+                None => field.name.clone(),
+            };
+            let mut out = Error::new(sqlstate::UNDEFINED_COLUMN, format!("column \"{name}\" does not exist"));
+            let names = || valid_fields.iter().map(|c| c.name.as_str());
+            if let Some(near) = nearest(&field.name, names()) {
+                out = out.hint(format!("did you mean \"{near}\"?"));
+            } else if !valid_fields.is_empty() {
+                let list: Vec<&str> = names().take(COLUMNS_NAMED_MAX).collect();
+                out = out.hint(format!("columns here: {}", list.join(", ")));
+            }
+            out.at(field.spans.first().map(|s| Location { line: s.start.line, column: s.start.column }))
+        }
+        SchemaError::AmbiguousReference { field } => {
+            Error::new(sqlstate::AMBIGUOUS_COLUMN, format!("column reference \"{}\" is ambiguous", field.name))
+                .at(field.spans.first().map(|s| Location { line: s.start.line, column: s.start.column }))
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::new(sqlstate::DUPLICATE_COLUMN, format!("column \"{name}\" is there more than once"))
+        }
+    }
+}
+
+/// How many columns a hint lists.
+const COLUMNS_NAMED_MAX: usize = 12;
+
+fn with_diagnostic(mut error: Error, diagnostic: &Diagnostic) -> Error {
+    if let Some(span) = diagnostic.span {
+        error = error.at(Location { line: span.start.line, column: span.start.column });
+    }
+    let about_group_by = diagnostic.message.contains("GROUP BY") || error.message.contains("GROUP BY");
+    if about_group_by && error.code == sqlstate::SYNTAX_ERROR {
+        error.code = sqlstate::GROUPING_ERROR;
+    }
+    if error.hint.is_none() && !diagnostic.helps.is_empty() {
+        let helps: Vec<&str> = diagnostic.helps.iter().map(|h| h.message.as_str()).collect();
+        error.hint = Some(helps.join("; "));
+    }
+    error
+}
+
+/// DataFusion's plan and execution errors carry only a text; the code is read off it.
+fn from_text(text: String) -> Error {
+    let first = text.lines().next().unwrap_or_default();
+    let has = |needle: &str| text.contains(needle);
+    let code = if has("Invalid function") {
+        let name = first.split('\'').nth(1).unwrap_or_default();
+        return Error::new(sqlstate::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
+    } else if has("Divide by zero") || has("division by zero") {
+        return Error::new(sqlstate::DIVISION_BY_ZERO, "division by zero");
+    } else if has("Overflow") || has("overflow") || has("out of range") {
+        sqlstate::NUMERIC_VALUE_OUT_OF_RANGE
+    } else if has("GROUP BY") {
+        sqlstate::GROUPING_ERROR
+    } else if has("Cannot coerce") || has("cannot be used with") || has("Cannot cast") || has("cannot be coerced") {
+        sqlstate::DATATYPE_MISMATCH
+    } else if has("Failed to coerce") || has("No function matches") {
+        sqlstate::UNDEFINED_FUNCTION
+    } else if has("Projections require unique expression names") {
+        sqlstate::DUPLICATE_COLUMN
+    } else if has("Cannot cast string") || has("Cast error") || has("Parser error") {
+        sqlstate::INVALID_TEXT_REPRESENTATION
+    } else {
+        sqlstate::SYNTAX_ERROR
+    };
+    Error::new(code, lower_first(first.strip_prefix("Error during planning: ").unwrap_or(first)))
+}
+
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), text.chars().nth(1)) {
+        // An abbreviation keeps its capitals.
+        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.to_string(),
+    }
+}
+
+/// The candidate that differs from `name` by at most a third of its letters.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (name.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(d, _)| *d <= limit)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's distance in characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_characters() {
+        let text = "SELECT 'é',\n  x FROM t";
+        assert_eq!(characters_before(text, Location { line: 2, column: 3 }), 14);
+        assert_eq!(&text[byte_at(text, Location { line: 2, column: 3 })..], "x FROM t");
+        assert_eq!(byte_at(text, Location { line: 9, column: 1 }), text.len());
+    }
+
+    #[test]
+    fn near_names_are_found() {
+        assert_eq!(nearest("amout", ["id", "amount", "status"]), Some("amount"));
+        assert_eq!(nearest("zzz", ["id", "amount"]), None);
+    }
+}
