@@ -73,6 +73,16 @@ pub struct SourceBatch {
     pub snapshot_done: bool,
 }
 
+/// Whether a source has handed over its snapshot. Goes from closed to open once, never back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Still in the snapshot: the relation and what depends on it are not readable.
+    Closed {
+        progress: String,
+    },
+    Open,
+}
+
 /// Pulls changes from outside. The driver loop: `next` → append → at a boundary commit with the position → `durable`.
 /// `next` is not cancel safe; `durable` is cheap and may be called at any time.
 #[async_trait]

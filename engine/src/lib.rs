@@ -9,9 +9,12 @@ pub mod graph;
 pub mod io;
 pub mod job;
 pub mod operator;
+pub mod run;
 pub mod state;
 pub mod time;
+pub mod timeline;
 
 pub use delta::Delta;
-pub use job::{Engine, EngineConfig, EngineMetrics, Error, Gate, JobState, JobStatus, Pin, TableDef, ViewDef};
+pub use io::Gate;
+pub use job::{Engine, EngineConfig, EngineMetrics, Error, JobState, JobStatus, Pin, TableDef, ViewDef};
 pub use time::Epoch;

@@ -1,11 +1,13 @@
 //! [`Engine`]: the handle to the driver. Requests go through one bounded queue; reads go to shared, published state.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::driver::Driver;
 use super::status::{EngineMetrics, JobState, JobStatus, Pin};
 use super::{EngineConfig, Error, TableDef, ViewDef};
 use crate::graph::RelationId;
@@ -18,6 +20,7 @@ const REQUESTS_MAX: usize = 64;
 /// Handle to the engine's driver; cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
+    env: log::Env,
     requests: mpsc::Sender<Request>,
     shared: Arc<Shared>,
 }
@@ -36,6 +39,8 @@ pub(super) struct Shared {
     published: Mutex<Published>,
     /// Counts up with every change of `published`.
     changed: watch::Sender<u64>,
+    /// The driver is to end at the next slice.
+    stopping: AtomicBool,
 }
 
 /// The newest state that readers may see.
@@ -64,7 +69,11 @@ impl Shared {
             metrics: EngineMetrics::default(),
             closed: None,
         };
-        Arc::new(Self { published: Mutex::new(published), changed: watch::Sender::new(0) })
+        Arc::new(Self {
+            published: Mutex::new(published),
+            changed: watch::Sender::new(0),
+            stopping: AtomicBool::new(false),
+        })
     }
 
     /// Changes what is published and wakes those who wait for it.
@@ -88,6 +97,10 @@ impl Shared {
         }
     }
 
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     /// The oldest epoch somebody may still read: state before it can be folded.
     pub fn oldest_readable(&self) -> u64 {
         let published = self.lock();
@@ -96,6 +109,16 @@ impl Shared {
 }
 
 impl Engine {
+    /// Starts the driver on a thread of its own and creates the engine's topics where they are missing. Nothing moves
+    /// before [`Self::resume`].
+    pub async fn start(env: log::Env, cluster: Arc<dyn log::Cluster>, config: EngineConfig) -> Result<Engine, Error> {
+        let shared = Shared::new();
+        let driver = Driver::open(env.clone(), cluster, config, Arc::clone(&shared)).await?;
+        let (requests, receive) = mpsc::channel(REQUESTS_MAX);
+        drop(env.place("engine", driver.run(receive)).map_err(log::Error::Io)?);
+        Ok(Engine { env, requests, shared })
+    }
+
     /// A base relation over a topic. Returns when the driver has accepted it; it is readable later ([`Self::caught_up`]).
     pub async fn add_table(&self, table: TableDef) -> Result<(), Error> {
         self.ask(|reply| Request::AddTable(Box::new(table), reply)).await?
@@ -172,8 +195,9 @@ impl Engine {
         metrics
     }
 
-    /// Ends the driver after the epoch at hand. Nothing is lost: a start replays.
+    /// Ends the driver, in the middle of an epoch if need be. Nothing is lost: a start replays.
     pub async fn shutdown(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         if self.requests.send(Request::Shutdown(reply)).await.is_ok() {
             // A driver that is gone already has nothing left to end.
@@ -200,7 +224,7 @@ impl Engine {
         done: impl Fn(&Published) -> Result<bool, Error>,
     ) -> Result<Option<u64>, Error> {
         let mut changed = self.shared.changed.subscribe();
-        let sleep = tokio::time::sleep(deadline);
+        let sleep = self.env.sleep(deadline);
         tokio::pin!(sleep);
         loop {
             changed.borrow_and_update();

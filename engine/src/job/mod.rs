@@ -1,8 +1,14 @@
 //! Jobs as others see them: what a table and a view are to the engine, how a job stands, and [`Engine`], the handle
 //! to the driver that runs them all.
 
+mod base;
+mod commit;
+mod driver;
+mod epoch;
 mod handle;
+mod recover;
 mod status;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +21,7 @@ pub use status::{EngineMetrics, JobMetrics, JobState, JobStatus, Pin};
 
 use crate::codec::{Decode, Encode};
 use crate::graph::{Graph, RelationId};
+use crate::io::Gate;
 
 /// What can go wrong between the engine and those who use it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -78,16 +85,6 @@ impl Default for EngineConfig {
             parallel_rows_min: 8192,
         }
     }
-}
-
-/// Whether a source has handed over its snapshot. Goes from closed to open once, never back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gate {
-    /// Still in the snapshot: the relation and what depends on it are not readable.
-    Closed {
-        progress: String,
-    },
-    Open,
 }
 
 /// A base relation over a topic.
