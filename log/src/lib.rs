@@ -1,6 +1,7 @@
 //! Where data rests: topics, partitions, transactions and the Kafka protocol. Bytes only; this package knows neither
 //! Arrow nor SQL.
 
+pub mod broker;
 pub mod cluster;
 pub mod env;
 pub mod record;

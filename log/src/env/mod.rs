@@ -6,7 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "env is the one place that talks to the operating system")]
 
 mod disk;
-mod net;
+pub mod net;
 mod simulated;
 mod simulated_disk;
 

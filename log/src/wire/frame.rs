@@ -40,7 +40,8 @@ impl FrameReader {
         Ok(Some(if length <= COPIED_MAX { Bytes::copy_from_slice(&frame) } else { frame.freeze() }))
     }
 
-    fn length(&self) -> Result<Option<usize>, BadLength> {
+    /// Length of the frame at the front, as soon as it is known.
+    pub fn length(&self) -> Result<Option<usize>, BadLength> {
         let Some(bytes) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let length = i32::from_be_bytes(*bytes);
         match usize::try_from(length) {
@@ -57,8 +58,8 @@ impl FrameReader {
         &mut self.buffer
     }
 
-    /// Whether part of a frame has come: an end of the stream is a cut here.
-    pub fn is_within(&self) -> bool {
-        !self.buffer.is_empty()
+    /// Whether the frame at the front is all there.
+    pub fn is_whole(&self) -> bool {
+        self.length().is_ok_and(|length| length.is_some_and(|length| self.buffer.len() - 4 >= length))
     }
 }

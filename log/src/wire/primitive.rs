@@ -257,7 +257,8 @@ fn wire_length(length: usize) -> i32 {
     i32::try_from(length).expect("handlers bound what they answer well below 2 GiB")
 }
 
-/// A frame ready to be sent with vectored writes.
+/// Frames ready to be sent with vectored writes.
+#[derive(Default)]
 pub struct Segments {
     segments: VecDeque<Bytes>,
     size: usize,

@@ -238,8 +238,9 @@ fn frames_are_bounded() {
             assert!(reader.room().capacity() <= 64 << 10);
             reader.room().extend_from_slice(part);
         }
+        assert!(reader.is_whole());
         assert_eq!(reader.next_frame().unwrap().unwrap().len(), length);
-        assert!(!reader.is_within());
+        assert!(!reader.is_whole());
     }
     for length in [10_001, -1] {
         let mut reader = FrameReader::new(10_000);

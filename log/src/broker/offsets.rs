@@ -1,0 +1,82 @@
+//! ListOffsets.
+
+use super::Broker;
+use super::fetch::{check_epoch, visible_end};
+use super::refusal::Refusal;
+use crate::cluster::access::{Error, Isolation};
+use crate::cluster::backend::TimestampQuery;
+use crate::record::TopicPartition;
+use crate::wire::error_code::ErrorCode;
+use crate::wire::offsets::{
+    ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ListOffsetsTopicResponse, special,
+};
+
+impl Broker {
+    pub(super) async fn list_offsets(&self, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
+        let isolation = if request.isolation_level == 1 { Isolation::Committed } else { Isolation::Uncommitted };
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in request.topics {
+            let name = topic.name.text();
+            let found = self.backend.topic(&name);
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for asked in &topic.partitions {
+                let result = match &found {
+                    Some(found) => {
+                        let partition = TopicPartition { topic: found.id, partition: asked.partition_index };
+                        self.list_offset(version, partition, asked, isolation).await
+                    }
+                    None => Err(Error::UnknownTopic(name.to_string()).into()),
+                };
+                partitions.push(result.unwrap_or_else(|refusal| ListOffsetsPartitionResponse {
+                    partition_index: asked.partition_index,
+                    error_code: refusal.code.code(),
+                    ..ListOffsetsPartitionResponse::default()
+                }));
+            }
+            topics.push(ListOffsetsTopicResponse { name: topic.name.clone(), partitions });
+        }
+        ListOffsetsResponse { topics, ..ListOffsetsResponse::default() }
+    }
+
+    /// Where nothing is found, offset and timestamp are both -1.
+    async fn list_offset(
+        &self,
+        version: i16,
+        partition: TopicPartition,
+        asked: &ListOffsetsPartition,
+        isolation: Isolation,
+    ) -> Result<ListOffsetsPartitionResponse, Refusal> {
+        let bounds = self.backend.bounds(partition)?;
+        check_epoch(asked.current_leader_epoch, bounds.epoch)?;
+        let nothing = ListOffsetsPartitionResponse {
+            partition_index: asked.partition_index,
+            ..ListOffsetsPartitionResponse::default()
+        };
+        let query = match asked.timestamp {
+            special::LATEST => {
+                let offset = visible_end(&bounds, isolation).0;
+                return Ok(ListOffsetsPartitionResponse { offset, leader_epoch: bounds.epoch.0, ..nothing });
+            }
+            special::EARLIEST => return Ok(ListOffsetsPartitionResponse { offset: bounds.start.0, ..nothing }),
+            // All of the log is local.
+            special::EARLIEST_LOCAL if version >= 8 => {
+                return Ok(ListOffsetsPartitionResponse { offset: bounds.start.0, ..nothing });
+            }
+            special::LATEST_TIERED if version >= 9 => return Ok(nothing),
+            special::EARLIEST_PENDING_UPLOAD if version >= 11 => return Ok(nothing),
+            special::MAX_TIMESTAMP if version >= 7 => TimestampQuery::Max,
+            0.. => TimestampQuery::AtOrAfter(asked.timestamp),
+            _ => return Err(Refusal::new(ErrorCode::UnsupportedVersion, "no such special timestamp in this version")),
+        };
+        Ok(match self.backend.find_timestamp(partition, query, isolation).await? {
+            Some(found) => ListOffsetsPartitionResponse {
+                offset: found.offset.0,
+                timestamp: found.timestamp_ms,
+                leader_epoch: found.epoch.0,
+                ..nothing
+            },
+            None => nothing,
+        })
+    }
+}

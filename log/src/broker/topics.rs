@@ -1,0 +1,187 @@
+//! CreateTopics and DeleteTopics.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Broker;
+use super::refusal::Refusal;
+use crate::cluster::access::{Error, NewTopic, Topic, TopicConfig};
+use crate::cluster::config::{self, TOPIC_CONFIGS};
+use crate::record::TopicId;
+use crate::wire::error_code::ErrorCode;
+use crate::wire::primitive::{Str, Uuid};
+use crate::wire::topics::{
+    CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+    DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
+};
+
+/// Kafka's: the topic itself said so, or it is the default.
+const SOURCE_TOPIC: i8 = 1;
+const SOURCE_DEFAULT: i8 = 5;
+
+/// Topics that consumers leave out of a pattern.
+pub(super) fn is_internal(name: &str) -> bool {
+    name.starts_with("__")
+}
+
+/// Topics that only this program writes, creates and deletes.
+pub(super) fn is_own(name: &str) -> bool {
+    name.starts_with("__riverrun_")
+}
+
+/// Kafka's rule.
+pub(super) fn is_valid_name(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+impl Broker {
+    pub(super) async fn create_topics(&self, request: CreateTopicsRequest) -> CreateTopicsResponse {
+        let mut seen = BTreeSet::new();
+        let twice: BTreeSet<String> = request
+            .topics
+            .iter()
+            .map(|topic| topic.name.text().into_owned())
+            .filter(|name| !seen.insert(name.clone()))
+            .collect();
+        let time = Duration::from_millis(request.timeout_ms.clamp(1_000, 300_000) as u64);
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for asked in &request.topics {
+            let result = if twice.contains(&*asked.name.text()) {
+                Err(Refusal::new(ErrorCode::InvalidRequest, "the request names this topic more than once"))
+            } else {
+                self.create_topic(asked, request.validate_only, time).await
+            };
+            topics.push(match result {
+                Ok(topic) => created(&topic),
+                Err(refusal) => CreatableTopicResult {
+                    name: asked.name.clone(),
+                    error_code: refusal.code.code(),
+                    error_message: refusal.text(),
+                    ..CreatableTopicResult::default()
+                },
+            });
+        }
+        CreateTopicsResponse { topics, ..CreateTopicsResponse::default() }
+    }
+
+    async fn create_topic(&self, asked: &CreatableTopic, validate: bool, time: Duration) -> Result<Topic, Refusal> {
+        let name = asked.name.text().into_owned();
+        if is_own(&name) {
+            return Err(Refusal::new(ErrorCode::InvalidTopic, "names that begin with __riverrun_ are taken"));
+        }
+        let partitions = self.partitions(asked)?;
+        let pairs = asked.configs.iter().filter_map(|option| {
+            let value = option.value.as_ref()?;
+            Some((option.name.text().into_owned(), value.text().into_owned()))
+        });
+        let config: TopicConfig = pairs.collect();
+        config::check(&config)?;
+        if validate {
+            if !is_valid_name(&name) {
+                return Err(Refusal::new(ErrorCode::InvalidTopic, "the name is not valid"));
+            }
+            if self.backend.topic(&name).is_some() {
+                return Err(Error::TopicExists(name).into());
+            }
+            return Ok(Topic { name, id: TopicId::default(), partitions, config });
+        }
+        let create = self.backend.create_topic(NewTopic { name, partitions, config });
+        match self.env.timeout(time, create).await {
+            Some(created) => Ok(created?),
+            None => Err(Refusal::new(ErrorCode::RequestTimedOut, "not created within the time of the request")),
+        }
+    }
+
+    /// How many partitions are asked for, by number or by assignment to brokers. There is one broker.
+    fn partitions(&self, asked: &CreatableTopic) -> Result<i32, Refusal> {
+        let refused = |code, message: &str| Err(Refusal::new(code, message));
+        if !asked.assignments.is_empty() {
+            if asked.num_partitions != -1 || asked.replication_factor != -1 {
+                return refused(ErrorCode::InvalidRequest, "either numbers or an assignment, not both");
+            }
+            let mut indices: Vec<_> = asked.assignments.iter().map(|one| one.partition_index).collect();
+            indices.sort_unstable();
+            let node = self.backend.node_id();
+            if !indices.iter().copied().eq(0..indices.len() as i32)
+                || asked.assignments.iter().any(|one| one.broker_ids != [node])
+            {
+                return refused(ErrorCode::InvalidReplicaAssignment, "each partition from 0 on, once, to this broker");
+            }
+            return Ok(indices.len() as i32);
+        }
+        match (asked.replication_factor, asked.num_partitions) {
+            (-1 | 1, -1) => Ok(self.config.partitions_default),
+            (-1 | 1, 1..) => Ok(asked.num_partitions),
+            (-1 | 1, _) => refused(ErrorCode::InvalidPartitions, "a topic has at least one partition"),
+            _ => refused(ErrorCode::InvalidReplicationFactor, "there is one broker, so one replica"),
+        }
+    }
+
+    pub(super) async fn delete_topics(&self, version: i16, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+        let by_name = request.topic_names.into_iter();
+        let by_name = by_name.map(|name| DeleteTopicState { name: Some(name), ..DeleteTopicState::default() });
+        let time = Duration::from_millis(request.timeout_ms.clamp(1_000, 300_000) as u64);
+        let mut responses = Vec::new();
+        for asked in request.topics.into_iter().chain(by_name) {
+            let (name, result) = self.delete_topic(&asked, time).await;
+            let refusal = result.as_ref().err();
+            responses.push(DeletableTopicResult {
+                // Before version 6 the name is never null; it is what was asked for.
+                name: name.or((version < 6).then(Str::default)),
+                topic_id: result.as_ref().map_or(asked.topic_id, |id| Uuid(id.0)),
+                error_code: refusal.map_or(ErrorCode::None, |refusal| refusal.code).code(),
+                error_message: refusal.and_then(Refusal::text),
+            });
+        }
+        DeleteTopicsResponse { responses, ..DeleteTopicsResponse::default() }
+    }
+
+    /// The name as far as it is known, and the id of what was deleted.
+    async fn delete_topic(&self, asked: &DeleteTopicState, time: Duration) -> (Option<Str>, Result<TopicId, Refusal>) {
+        let topic = match &asked.name {
+            Some(name) => {
+                let unknown = || Refusal::from(Error::UnknownTopic(name.text().into_owned()));
+                self.backend.topic(&name.text()).ok_or_else(unknown)
+            }
+            None => {
+                let unknown = || Refusal::new(ErrorCode::UnknownTopicId, "no topic has this id");
+                self.backend.topic_by_id(TopicId(asked.topic_id.0)).ok_or_else(unknown)
+            }
+        };
+        let topic = match topic {
+            Ok(topic) => topic,
+            Err(refusal) => return (asked.name.clone(), Err(refusal)),
+        };
+        let name = Some(Str::from(topic.name.as_str()));
+        if is_own(&topic.name) {
+            let refusal = Refusal::new(ErrorCode::InvalidTopic, "this topic is deleted by riverrun alone");
+            return (name, Err(refusal));
+        }
+        let result = match self.env.timeout(time, self.backend.delete_topic(&topic.name)).await {
+            Some(deleted) => deleted.map(|()| topic.id).map_err(Refusal::from),
+            None => Err(Refusal::new(ErrorCode::RequestTimedOut, "not deleted within the time of the request")),
+        };
+        (name, result)
+    }
+}
+
+fn created(topic: &Topic) -> CreatableTopicResult {
+    let configs = TOPIC_CONFIGS.iter().map(|spec| CreatableTopicConfigs {
+        name: Str::from(spec.name),
+        value: Some(Str::from(config::value(&topic.config, spec.name))),
+        read_only: false,
+        config_source: if topic.config.contains_key(spec.name) { SOURCE_TOPIC } else { SOURCE_DEFAULT },
+        is_sensitive: false,
+    });
+    CreatableTopicResult {
+        name: Str::from(topic.name.as_str()),
+        topic_id: Uuid(topic.id.0),
+        num_partitions: topic.partitions,
+        replication_factor: 1,
+        configs: Some(configs.collect()),
+        ..CreatableTopicResult::default()
+    }
+}
