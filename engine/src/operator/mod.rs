@@ -1,6 +1,10 @@
 //! Incremental operators. After every epoch the accumulated output equals the batch query over the accumulated input.
 
+pub mod aggregate;
+pub mod filter;
+pub mod join;
 pub mod normalize;
+pub mod union;
 
 use arrow::array::RecordBatch;
 
@@ -37,6 +41,9 @@ pub type Factory = std::sync::Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>;
 
 /// Rows a chunk of output may have.
 pub const CHUNK_ROWS_MAX: usize = 8192;
+
+/// Where a chunk ends although it has few rows: long before its strings reach the 2 GiB that Arrow's offsets can count.
+pub const CHUNK_BYTES_MAX: usize = 64 << 20;
 
 impl<'a> Context<'a> {
     pub fn new(out: &'a mut Vec<Delta>) -> Self {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::{CHUNK_ROWS_MAX, Error};
+use super::{CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, Error};
 use crate::codec::{Decoded, RowOp};
 use crate::delta::Delta;
 use crate::state::consolidate::{to_batch, types, with_weights};
@@ -294,7 +294,8 @@ impl Chunks<'_> {
 
     /// Ends the chunk if it is full; the two rows of an update stay together.
     fn cut(&mut self) -> Result<(), Error> {
-        if self.rows.len() + 1 < CHUNK_ROWS_MAX { Ok(()) } else { self.chunk() }
+        let full = self.rows.len() + 1 >= CHUNK_ROWS_MAX || self.rows.bytes() >= CHUNK_BYTES_MAX;
+        if full { self.chunk() } else { Ok(()) }
     }
 
     fn chunk(&mut self) -> Result<(), Error> {

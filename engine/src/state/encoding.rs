@@ -25,8 +25,8 @@ use arrow::datatypes::{
 
 use crate::error::Error;
 
-pub(super) const VALUE: u8 = 1;
-pub(super) const NULL: u8 = 2;
+pub(crate) const VALUE: u8 = 1;
+pub(crate) const NULL: u8 = 2;
 /// What a 00 inside of a string becomes: 00 and this.
 pub(super) const ESCAPED: u8 = 0xff;
 /// What ends a string: 00 and this.
@@ -80,6 +80,11 @@ impl Encoded {
         self.len() == 0
     }
 
+    /// Bytes of all rows.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub fn get(&self, row: usize) -> &[u8] {
         &self.bytes[self.offsets[row]..self.offsets[row + 1]]
     }
@@ -121,7 +126,7 @@ enum Floats {
 }
 
 /// Bytes of a value of a type of fixed width.
-pub(super) fn width(data_type: &DataType) -> Option<usize> {
+pub(crate) fn width(data_type: &DataType) -> Option<usize> {
     match data_type {
         DataType::Boolean => Some(1),
         DataType::Int16 => Some(2),

@@ -13,6 +13,9 @@ use crate::error::Error;
 /// Rows a batch of a scan has at most.
 const BATCH_ROWS_MAX: usize = 8192;
 
+/// Where a batch ends although it has few rows: long before its strings reach the 2 GiB that Arrow's offsets can count.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+
 /// Copies a shard at a time under its lock, gathers small ones, decodes outside of the lock.
 pub(super) struct Scan<'a> {
     store: &'a Versioned,
@@ -60,10 +63,13 @@ impl<'a> Scan<'a> {
     fn batch(&mut self) -> Result<RecordBatch, Error> {
         let first = self.next;
         let mut indices = Vec::new();
-        while indices.len() < BATCH_ROWS_MAX && self.next < self.rows.len() {
+        let mut bytes = 0;
+        while indices.len() < BATCH_ROWS_MAX && bytes < BATCH_BYTES_MAX && self.next < self.rows.len() {
             let left = self.counts[self.next] - self.given;
-            let room = (BATCH_ROWS_MAX - indices.len()) as i64;
-            let now = left.min(room);
+            let len = self.rows.get(self.next).len().max(1);
+            let room = (BATCH_ROWS_MAX - indices.len()).min((BATCH_BYTES_MAX - bytes).div_ceil(len));
+            let now = left.min(room as i64);
+            bytes += len * now as usize;
             indices.extend(std::iter::repeat_n((self.next - first) as u32, now as usize));
             self.given += now;
             if now == left {
