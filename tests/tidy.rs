@@ -71,7 +71,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["job"],
         ],
     ),
-    ("connectors", &[&["change"], &["format", "cdc"], &["postgres", "generator", "mysql", "kafka", "redis", "file"]]),
+    ("connectors", &[&["change", "options"], &["format", "cdc"], &["postgres", "generator", "mysql", "kafka", "redis", "file"]]),
     ("sql", &[&["parse", "catalog", "expr"], &["plan", "query"], &["session"], &["pgwire"]]),
 ];
 

@@ -1,14 +1,15 @@
-//! Where data enters and leaves: formats, sources and sinks. Each connector is one folder and none imports another's.
+//! Where data enters and leaves: the list of connectors, one folder each, and the record formats.
+
+pub mod cdc;
+pub mod change;
+pub mod options;
+pub mod postgres;
 
 use std::sync::Arc;
 
 use engine::io::Connector;
 
-pub mod format;
-
-pub use format::formats;
-
-/// Every connector, by the names that `WITH (connector = …)` takes.
+/// Every connector there is.
 pub fn connectors() -> Vec<Arc<dyn Connector>> {
-    vec![]
+    vec![Arc::new(postgres::Postgres)]
 }

@@ -1,0 +1,200 @@
+//! What a source makes and checks on the server: the slot and the publication, by SQL.
+
+use std::time::Duration;
+
+use engine::io;
+use tokio_postgres::{Client, NoTls};
+
+use super::catalog::Table;
+use super::config::Settings;
+use super::error::{Error, lost, user};
+use super::lsn::Lsn;
+use super::position::Position;
+use super::walsender::{literal, quoted};
+
+/// How long the slot's user is given to go after it was told to.
+const LEAVE_POLLS: u32 = 100;
+const LEAVE_POLL: Duration = Duration::from_millis(100);
+
+/// A replication slot as the server shows it.
+#[derive(Debug)]
+pub struct Slot {
+    pub plugin: Option<String>,
+    pub database: Option<String>,
+    pub active_pid: Option<i32>,
+    pub wal_status: Option<String>,
+    pub confirmed: Option<Lsn>,
+    /// `application_name` of the user, and whether it is streaming.
+    pub application: Option<String>,
+    pub streaming: bool,
+}
+
+const SLOT: &str = "
+    SELECT s.plugin::text, s.database::text, s.active_pid, s.wal_status, s.confirmed_flush_lsn::text,
+           coalesce(r.application_name, a.application_name), coalesce(r.state IN ('streaming', 'catchup'), false)
+    FROM pg_replication_slots s
+    LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+    LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
+    WHERE s.slot_name = $1";
+
+/// Connects for SQL; the connection is driven by its own task and closed when the client is dropped.
+pub async fn connect(settings: &Settings) -> Result<Client, Error> {
+    let (client, connection) = settings.server.connect(NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to PostgreSQL ended");
+        }
+    });
+    Ok(client)
+}
+
+pub async fn version(client: &Client) -> Result<u32, Error> {
+    let row = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?;
+    Ok(row.get::<_, i32>(0).unsigned_abs())
+}
+
+pub async fn slot(client: &Client, name: &str) -> Result<Option<Slot>, Error> {
+    let row = client.query_opt(SLOT, &[&name]).await?;
+    Ok(row.map(|row| Slot {
+        plugin: row.get(0),
+        database: row.get(1),
+        active_pid: row.get(2),
+        wal_status: row.get(3),
+        confirmed: row.get::<_, Option<String>>(4).and_then(|lsn| lsn.parse().ok()),
+        application: row.get(5),
+        streaming: row.get(6),
+    }))
+}
+
+/// The publication's comment, by which ours are known: outer `None` when there is no such publication.
+pub async fn publication(client: &Client, name: &str) -> Result<Option<Option<String>>, Error> {
+    let sql = "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
+    Ok(client.query_opt(sql, &[&name]).await?.map(|row| row.get(0)))
+}
+
+/// What marks a publication as made by this source.
+pub fn mark(settings: &Settings) -> String {
+    format!("made by riverrun for the source {}", settings.source)
+}
+
+/// Publishes exactly these tables.
+pub async fn create_publication(client: &Client, settings: &Settings, tables: &[&Table]) -> Result<(), Error> {
+    let name = quoted(&settings.publication);
+    let tables: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.sql_name())).collect();
+    let sql = format!(
+        "BEGIN; CREATE PUBLICATION {name} FOR TABLE {} WITH (publish_via_partition_root = true); \
+         COMMENT ON PUBLICATION {name} IS {}; COMMIT",
+        tables.join(", "),
+        literal(&mark(settings)),
+    );
+    Ok(client.batch_execute(&sql).await?)
+}
+
+/// Removes publication and slot, if they are there and ours. `also_streaming`: end a stream of ours too; otherwise a
+/// slot that is being streamed is somebody's and is left alone.
+pub async fn remove(client: &Client, settings: &Settings, also_streaming: bool) -> Result<(), io::Error> {
+    drop_slot(client, settings, also_streaming).await?;
+    match publication(client, &settings.publication).await? {
+        None => Ok(()),
+        Some(comment) if comment.as_deref() == Some(&mark(settings)) => {
+            let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(&settings.publication));
+            Ok(client.batch_execute(&sql).await.map_err(Error::from)?)
+        }
+        Some(_) => Err(user(
+            format!("publication {} exists and was not made for this source", settings.publication),
+            "give another publication.name, or drop that publication",
+        )),
+    }
+}
+
+async fn drop_slot(client: &Client, settings: &Settings, also_streaming: bool) -> Result<(), io::Error> {
+    let name = &settings.slot;
+    for _ in 0..LEAVE_POLLS {
+        let Some(found) = slot(client, name).await? else { return Ok(()) };
+        if found.plugin.as_deref() != Some("pgoutput")
+            || found.database.as_deref() != settings.server.get_dbname().or(found.database.as_deref())
+        {
+            return Err(user(
+                format!("replication slot {name} exists and is none of ours: {}", belongs(&found)),
+                "give another slot.name",
+            ));
+        }
+        let Some(pid) = found.active_pid else {
+            client.execute("SELECT pg_drop_replication_slot($1)", &[&name]).await.map_err(Error::from)?;
+            return Ok(());
+        };
+        let ours = found.application.as_deref() == Some(&settings.application());
+        if !ours || found.streaming && !also_streaming {
+            return Err(io::Error::Outside(in_use(name, pid, found.application.as_deref())));
+        }
+        client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.map_err(Error::from)?;
+        tokio::time::sleep(LEAVE_POLL).await;
+    }
+    Err(io::Error::Outside(format!("replication slot {name} does not become free")))
+}
+
+pub fn in_use(slot: &str, pid: i32, application: Option<&str>) -> String {
+    format!("replication slot {slot} is in use by process {pid} ({})", application.unwrap_or("unknown application"))
+}
+
+pub fn belongs(slot: &Slot) -> String {
+    let (plugin, database) = (slot.plugin.as_deref(), slot.database.as_deref());
+    match plugin {
+        Some(plugin) => format!("it uses the plugin {plugin} on database {}", database.unwrap_or("?")),
+        None => "it is a physical slot".to_owned(),
+    }
+}
+
+/// Checks that the slot can go on behind `position`. Called before streaming, and again once the slot is ours and
+/// nobody else can move it.
+pub async fn check_slot(client: &Client, settings: &Settings, position: &Position) -> Result<(), io::Error> {
+    let again = "changes may be missing: drop the source and create it again";
+    let name = &settings.slot;
+    let Some(found) = slot(client, name).await? else {
+        return Err(lost(format!("replication slot {name} is gone"), again));
+    };
+    if found.plugin.as_deref() != Some("pgoutput") || found.database.as_deref() != Some(&position.database) {
+        return Err(lost(format!("replication slot {name} is another: {}", belongs(&found)), again));
+    }
+    if found.wal_status.as_deref() == Some("lost") {
+        let hint = "the server removed log it needed (max_slot_wal_keep_size): drop the source and create it again";
+        return Err(lost(format!("replication slot {name} was invalidated"), hint));
+    }
+    match found.confirmed {
+        Some(confirmed) if confirmed <= position.end => Ok(()),
+        Some(confirmed) => Err(lost(
+            format!("replication slot {name} was moved on to {confirmed}, beyond the stored position {}", position.end),
+            again,
+        )),
+        None => Err(lost(format!("replication slot {name} has no position"), again)),
+    }
+}
+
+/// Checks that every captured table is still published.
+pub async fn check_publication(client: &Client, settings: &Settings, tables: &[&Table]) -> Result<(), io::Error> {
+    let name = &settings.publication;
+    if publication(client, name).await?.is_none() {
+        return Err(lost(
+            format!("publication {name} is gone"),
+            "changes were not recorded: drop the source and create it again",
+        ));
+    }
+    let sql =
+        "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1";
+    let rows = client.query(sql, &[name]).await.map_err(Error::from)?;
+    let published: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+    match tables.iter().find(|table| !published.contains(&table.oid)) {
+        None => Ok(()),
+        Some(table) => Err(lost(
+            format!("table {} is no longer in the publication {name}", table.full_name()),
+            "changes of it were not recorded: drop the source and create it again",
+        )),
+    }
+}
+
+/// Who keeps a new slot waiting: the oldest open transaction.
+pub async fn oldest_transaction(client: &Client) -> Option<String> {
+    let sql = "SELECT format('process %s of %s (%s), open since %s', pid, usename, application_name, xact_start)
+               FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1";
+    client.query_opt(sql, &[]).await.ok().flatten().map(|row| row.get(0))
+}
