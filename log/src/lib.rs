@@ -4,12 +4,19 @@
 pub mod broker;
 pub mod cluster;
 pub mod env;
+pub mod machine;
+mod node;
+pub mod quorum;
 pub mod record;
+mod store;
+mod txn;
 pub mod wire;
 
 pub use cluster::access::{
     Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
 };
-pub use cluster::backend::Backend;
+pub use cluster::backend::{Appended, Backend};
 pub use env::Env;
+pub use node::{Node, NodeConfig};
 pub use record::{Batch, Header, LeaderEpoch, NewRecord, Offset, RecordView, TopicId, TopicPartition};
+pub use store::StoreMetrics;

@@ -14,7 +14,6 @@ mod produce;
 mod refusal;
 mod topics;
 
-
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,3 +3,5 @@
 pub mod access;
 pub mod backend;
 pub mod config;
+pub(crate) mod names;
+pub(crate) mod topics;

@@ -1,0 +1,340 @@
+//! A node: the store, the cluster's topics over the quorum, and the transaction coordinator put together, behind the
+//! traits [`Cluster`] and [`Backend`].
+//!
+//! ```text
+//! data/  LOCK · format · wal/
+//! ```
+
+mod directory;
+mod journal;
+mod local;
+mod protocol;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use self::directory::{Directory, TopicEffects};
+use self::journal::PartitionJournal;
+use self::local::LocalLog;
+use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
+use crate::env::{Env, Lock, Open, read_full};
+use crate::machine::{Host, Journal};
+use crate::quorum::{Leadership, OneVoter};
+use crate::record::{LeaderEpoch, TopicId, TopicPartition};
+use crate::store::partition::Partition;
+use crate::store::{Acknowledge, Found, Store, StoreConfig, StoreMetrics, Transactions};
+use crate::txn::coordinator::Coordinator;
+use crate::txn::producer::LocalProducer;
+use crate::txn::{self, Surroundings};
+use crate::{Cluster, Cut, Error, Log, NewTopic, Producer, Topic};
+
+/// The partition that holds the cluster's metadata, under the id Kafka gives it.
+const METADATA: TopicPartition =
+    TopicPartition { topic: TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), partition: 0 };
+
+/// The limits of a node. Every queue and buffer of the log is bounded by one of these or by a constant beside it.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub node_id: i32,
+    /// Threads that own partitions.
+    pub shards: usize,
+    /// A file of the write-ahead log ends at about this size, in bytes.
+    pub wal_file_bytes: u64,
+    /// One write to it, at most about this, in bytes.
+    pub wal_group_bytes: usize,
+    /// The newest batches kept in memory for readers, in bytes.
+    pub tail_bytes: usize,
+    /// Bytes taken and not yet durable, for each shard; over it writers wait.
+    pub pending_bytes: usize,
+    pub(crate) acknowledge: Acknowledge,
+}
+
+impl Default for NodeConfig {
+    fn default() -> NodeConfig {
+        NodeConfig {
+            node_id: 1,
+            shards: 2,
+            wal_file_bytes: 128 * 1024 * 1024,
+            wal_group_bytes: 8 * 1024 * 1024,
+            tail_bytes: 128 * 1024 * 1024,
+            pending_bytes: 32 * 1024 * 1024,
+            acknowledge: Acknowledge::AfterSync,
+        }
+    }
+}
+
+/// What the first file of a data directory says. Version 0 promises nothing to later ones.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format {
+    version: u32,
+    oldest_reader: u32,
+    cluster_id: String,
+    node_id: i32,
+    disk_id: String,
+}
+
+const FORMAT_VERSION: u32 = 0;
+
+/// A running node. Dropping it is a kill: what was acknowledged is durable; [`Node::shutdown`] is the polite way.
+pub struct Node {
+    env: Env,
+    config: NodeConfig,
+    format: Format,
+    inner: Arc<Inner>,
+    coordinator: Coordinator,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+/// What the node's parts share.
+pub(crate) struct Inner {
+    env: Env,
+    store: Arc<Store>,
+    directory: Arc<Directory>,
+    topics: Host<Topics>,
+    /// Producer ids taken from the quorum and not given out: next, end.
+    producer_ids: Mutex<(i64, i64)>,
+}
+
+impl Node {
+    /// Opens the data directory (created where missing), recovers, and serves. Returns when everything acknowledged
+    /// before is readable again.
+    ///
+    /// Errors: [`Error::Busy`] when another process has it open, [`Error::Corrupt`] with the place when bytes that were
+    /// durable are damaged.
+    pub async fn open(env: Env, data_dir: &Path, config: NodeConfig) -> Result<Arc<Node>, Error> {
+        env.disk().create_dir(data_dir)?;
+        let lock = match env.disk().lock(&data_dir.join("LOCK")) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Err(Error::Busy("another process has the data directory open"));
+            }
+            other => other?,
+        };
+        let format = read_or_write_format(&env, data_dir, config.node_id)?;
+        let store_config = StoreConfig {
+            shards: config.shards,
+            file_bytes: config.wal_file_bytes,
+            group_bytes: config.wal_group_bytes,
+            tail_bytes: config.tail_bytes,
+            pending_bytes: config.pending_bytes,
+            acknowledge: config.acknowledge,
+        };
+        let began = env.monotonic();
+        let (store, mut found) = Store::open(&env, data_dir, &store_config).await?;
+        let store = Arc::new(store);
+        let (inner, transactions, epoch) = open_topics(&env, &store, &mut found, config.node_id).await?;
+        let states = inner.states_partition().await?;
+        let around: Arc<dyn Surroundings> = Arc::clone(&inner) as Arc<dyn Surroundings>;
+        let Transactions { open, epochs } = transactions;
+        let coordinator = Coordinator::start(&env, Arc::clone(&store), around, states, open, epochs).await?;
+        let took = env.monotonic() - began;
+        tracing::info!(epoch = epoch.0, bytes = found.bytes, ms = took.as_millis() as u64, "log recovered");
+        Ok(Arc::new(Node { env, config, format, inner, coordinator, lock: Mutex::new(Some(lock)) }))
+    }
+
+    /// Stops the intake, makes durable what was taken, and releases the data directory.
+    pub async fn shutdown(&self) {
+        self.inner.store.stop().await;
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(lock);
+    }
+
+    /// Becomes the reason once a write to the disk has failed. Nothing is acknowledged from then on: the process must
+    /// stop, and the next start recovers.
+    pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.inner.store.poisoned()
+    }
+
+    /// What went through the log since the start, and what is in flight.
+    pub fn metrics(&self) -> StoreMetrics {
+        self.inner.store.metrics()
+    }
+}
+
+/// Loads the topics from the quorum, counts this start, and opens every partition.
+async fn open_topics(
+    env: &Env,
+    store: &Arc<Store>,
+    found: &mut Found,
+    node_id: i32,
+) -> Result<(Arc<Inner>, Transactions, LeaderEpoch), Error> {
+    let mut transactions = Transactions::default();
+    let metadata = found.take(METADATA);
+    let last = metadata.as_ref().map_or(Ok(LeaderEpoch(0)), |replayed| store.last_epoch(METADATA, replayed))?;
+    let epoch = LeaderEpoch(last.0 + 1);
+    let metadata = store.open_partition(METADATA, epoch, false, metadata, &mut transactions).await?;
+    let journal: Arc<dyn Journal> = Arc::new(PartitionJournal::new(env.clone(), Arc::clone(store), metadata));
+    let quorum = Arc::new(OneVoter::new(journal, Leadership { node_id, term: epoch.0 }));
+
+    let directory = Arc::new(Directory::new(Arc::clone(store), epoch));
+    let effects = Box::new(TopicEffects::new(env.clone(), Arc::clone(&directory)));
+    let topics = Host::start(env, "log-topics", quorum, Topics::default(), effects).await?;
+    let Reply::Started(standing) = topics.ask(Command::Start { epoch }).await? else {
+        unreachable!("a start is answered as one");
+    };
+    for topic in standing {
+        directory.open(topic, Some(&mut *found), &mut transactions).await?;
+    }
+    let inner =
+        Inner { env: env.clone(), store: Arc::clone(store), directory, topics, producer_ids: Mutex::new((0, 0)) };
+    Ok((Arc::new(inner), transactions, epoch))
+}
+
+impl Inner {
+    async fn create_topic(&self, topic: NewTopic) -> Result<Topic, Error> {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.env.random_u64().to_be_bytes());
+        id[8..].copy_from_slice(&self.env.random_u64().to_be_bytes());
+        match self.topics.ask(Command::Create { topic, id: TopicId(id) }).await? {
+            Reply::Created(created) => created,
+            _ => unreachable!("a creation is answered as one"),
+        }
+    }
+
+    async fn delete_topic(&self, name: &str) -> Result<(), Error> {
+        match self.topics.ask(Command::Delete { name: name.to_owned() }).await? {
+            Reply::Deleted(deleted) => deleted.map(drop),
+            _ => unreachable!("a deletion is answered as one"),
+        }
+    }
+
+    /// The partition of the transactions' states, created at the first start.
+    async fn states_partition(&self) -> Result<Arc<Partition>, Error> {
+        if self.directory.by_name(txn::TOPIC).is_none() {
+            let config = [("cleanup.policy".to_owned(), "compact".to_owned())].into();
+            self.create_topic(NewTopic { name: txn::TOPIC.to_owned(), partitions: 1, config }).await?;
+        }
+        let topic = self.directory.by_name(txn::TOPIC).ok_or_else(|| Error::UnknownTopic(txn::TOPIC.to_owned()))?;
+        Ok(Arc::clone(&topic.partitions[0]))
+    }
+}
+
+#[async_trait]
+impl Surroundings for Inner {
+    async fn producer_id(&self) -> Result<i64, Error> {
+        let lock = || self.producer_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            {
+                let mut ids = lock();
+                if ids.0 < ids.1 {
+                    ids.0 += 1;
+                    return Ok(ids.0 - 1);
+                }
+            }
+            let Reply::ProducerIds(first) = self.topics.ask(Command::ProducerIds).await? else {
+                unreachable!("producer ids are answered as such");
+            };
+            // Two callers may both have asked: then a block is left unused, never used twice.
+            *lock() = (first, first + PRODUCER_ID_BLOCK);
+        }
+    }
+
+    fn topic(&self, partition: TopicPartition) -> Result<(String, usize), Error> {
+        let (topic, _) = self.directory.partition(partition)?;
+        Ok((topic.topic.name.clone(), topic.batch_bytes_max))
+    }
+}
+
+#[async_trait]
+impl Cluster for Node {
+    async fn create_topic(&self, topic: NewTopic) -> Result<Topic, Error> {
+        self.inner.create_topic(topic).await
+    }
+
+    async fn delete_topic(&self, name: &str) -> Result<(), Error> {
+        if name == txn::TOPIC {
+            let reason = "the node needs it";
+            return Err(Error::InvalidTopic { name: name.to_owned(), reason });
+        }
+        self.inner.delete_topic(name).await
+    }
+
+    fn topic(&self, name: &str) -> Option<Topic> {
+        self.inner.directory.by_name(name).map(|topic| topic.topic.clone())
+    }
+
+    fn topics(&self) -> Vec<Topic> {
+        self.inner.directory.all()
+    }
+
+    fn watch_topics(&self) -> watch::Receiver<u64> {
+        self.inner.directory.watch()
+    }
+
+    fn watch_stable(&self) -> watch::Receiver<u64> {
+        self.inner.store.stable().watch()
+    }
+
+    fn log(&self, partition: TopicPartition) -> Result<Arc<dyn Log>, Error> {
+        let (topic, partition) = self.inner.directory.partition(partition)?;
+        Ok(Arc::new(LocalLog::new(self.env.clone(), Arc::clone(&self.inner.store), topic, partition)))
+    }
+
+    fn cut(&self, partitions: &[TopicPartition]) -> Result<Cut, Error> {
+        self.inner.store.stable().cut(partitions)
+    }
+
+    async fn producer(&self, transactional_id: &str) -> Result<Box<dyn Producer>, Error> {
+        let session = self.coordinator.grant(transactional_id).await?;
+        Ok(Box::new(LocalProducer::new(
+            self.env.clone(),
+            Arc::clone(&self.inner.store),
+            Arc::clone(&self.inner) as Arc<dyn Surroundings>,
+            self.coordinator.clone(),
+            session,
+        )))
+    }
+}
+
+fn read_or_write_format(env: &Env, data_dir: &Path, node_id: i32) -> Result<Format, Error> {
+    let path = data_dir.join("format");
+    let corrupt = |detail: String| Error::Corrupt { place: path.display().to_string(), detail };
+    match env.disk().open(&path, Open::Read) {
+        Ok(file) => {
+            let len = file.len()?;
+            if len > 64 * 1024 {
+                return Err(corrupt(format!("{len} bytes are too many")));
+            }
+            let mut bytes = vec![0; len as usize];
+            read_full(&*file, 0, &mut bytes)?;
+            let format: Format = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+            if format.oldest_reader > FORMAT_VERSION {
+                return Err(corrupt(format!("version {} is newer than this binary reads", format.version)));
+            }
+            Ok(format)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = || url_base64_128(env.random_u64(), env.random_u64());
+            let (cluster_id, disk_id) = (id(), id());
+            let format = Format { version: FORMAT_VERSION, oldest_reader: 0, cluster_id, node_id, disk_id };
+            let bytes = serde_json::to_vec_pretty(&format).expect("the format can be written as JSON");
+            let new = data_dir.join("format.new");
+            match env.disk().unlink(&new) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+            let file = env.disk().open(&new, Open::Create)?;
+            file.write_at(0, &[std::io::IoSlice::new(&bytes)])?;
+            file.sync_data()?;
+            env.disk().rename(&new, &path)?;
+            env.disk().sync_dir(data_dir)?;
+            Ok(format)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// 128 bits as 22 characters, as Kafka writes its ids.
+fn url_base64_128(high: u64, low: u64) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = (u128::from(high) << 64) | u128::from(low);
+    // 21 digits of six bits from the top, and the last two bits above four zeros.
+    let top = (0..21).map(|digit| (bits >> (122 - 6 * digit)) & 63);
+    top.chain([(bits & 3) << 4]).map(|six| char::from(DIGITS[six as usize])).collect()
+}
+
+#[cfg(test)]
+mod tests;

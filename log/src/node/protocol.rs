@@ -1,0 +1,138 @@
+//! What the Kafka protocol needs of the node beside [`crate::Cluster`]: raw batches in and out.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use async_trait::async_trait;
+use tokio::sync::futures::Notified;
+
+use super::Node;
+use super::local::visible_end;
+use crate::cluster::backend::{AbortedTransaction, Appending, Backend, Fetched, Found, TimestampQuery};
+use crate::record::{Batch, Offset, TopicId, TopicPartition};
+use crate::store::partition::Partition;
+use crate::txn::Surroundings;
+use crate::{Bounds, Error, Isolation, Topic};
+
+#[async_trait]
+impl Backend for Node {
+    fn cluster_id(&self) -> String {
+        self.format.cluster_id.clone()
+    }
+
+    fn node_id(&self) -> i32 {
+        self.config.node_id
+    }
+
+    fn topic_by_id(&self, id: TopicId) -> Option<Topic> {
+        self.inner.directory.by_id(id).map(|open| open.topic.clone())
+    }
+
+    async fn append_raw(&self, partition: TopicPartition, batch: Batch) -> Result<Appending, Error> {
+        self.inner.directory.partition(partition)?;
+        let outcome = self.inner.store.append(partition, batch, None).await?;
+        Ok(outcome)
+    }
+
+    async fn fetch_raw(
+        &self,
+        partition: TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Fetched, Error> {
+        let (_, partition) = self.inner.directory.partition(partition)?;
+        let bounds = partition.bounds();
+        let end = visible_end(&bounds, isolation);
+        if from < bounds.start || from > bounds.high_watermark {
+            return Err(Error::OutOfRange { offset: from, start: bounds.start, end: bounds.high_watermark });
+        }
+        if from >= end {
+            return Ok(Fetched { batches: Vec::new(), bounds, aborted: Vec::new() });
+        }
+        let batches = self.inner.store.read(&partition, from, end, bytes_max).await?;
+        let next = batches.last().map_or(from, Batch::next_offset);
+        let aborted = match isolation {
+            Isolation::Uncommitted => Vec::new(),
+            Isolation::Committed => {
+                let void = partition.read_aborted(from, next).into_iter();
+                void.map(|range| AbortedTransaction { producer_id: range.producer_id, first_offset: range.first })
+                    .collect()
+            }
+        };
+        Ok(Fetched { batches, bounds, aborted })
+    }
+
+    fn bounds(&self, partition: TopicPartition) -> Result<Bounds, Error> {
+        Ok(self.inner.directory.partition(partition)?.1.bounds())
+    }
+
+    async fn wait_any(&self, ends: Vec<(TopicPartition, Offset)>, isolation: Isolation) {
+        let mut waited: Vec<(Arc<Partition>, Offset)> = Vec::with_capacity(ends.len());
+        for (id, offset) in ends {
+            match self.inner.directory.partition(id) {
+                Ok((_, partition)) => waited.push((partition, offset)),
+                Err(_) => return,
+            }
+        }
+        loop {
+            let mut moved: Vec<Pin<Box<Notified<'_>>>> =
+                waited.iter().map(|(partition, _)| Box::pin(partition.moved().notified())).collect();
+            for notified in &mut moved {
+                notified.as_mut().enable();
+            }
+            let ready = |(partition, offset): &(Arc<Partition>, Offset)| {
+                partition.is_closed() || visible_end(&partition.bounds(), isolation) > *offset
+            };
+            if waited.iter().any(ready) {
+                return;
+            }
+            poll_fn(|cx| {
+                let any = moved.iter_mut().any(|notified| notified.as_mut().poll(cx).is_ready());
+                if any { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+    }
+
+    async fn find_timestamp(
+        &self,
+        partition: TopicPartition,
+        query: TimestampQuery,
+        isolation: Isolation,
+    ) -> Result<Option<Found>, Error> {
+        let (_, partition) = self.inner.directory.partition(partition)?;
+        let bounds = partition.bounds();
+        let end = visible_end(&bounds, isolation);
+        let Some((base, wanted)) = partition.find_timestamp(query_of(query), end) else { return Ok(None) };
+        let batches = self.inner.store.read(&partition, base.max(bounds.start), end, 1).await?;
+        for batch in batches {
+            let corrupt = |error: crate::record::BatchError| Error::Corrupt {
+                place: format!("partition {:?} at offset {}", partition.id, batch.base_offset().0),
+                detail: error.to_string(),
+            };
+            for record in batch.records().map_err(corrupt)? {
+                let record = record.map_err(corrupt)?;
+                let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+                if offset >= bounds.start && timestamp_ms >= wanted {
+                    return Ok(Some(Found { offset, timestamp_ms, epoch: batch.leader_epoch() }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn new_producer_id(&self) -> Result<i64, Error> {
+        self.inner.producer_id().await
+    }
+}
+
+/// The smallest timestamp that satisfies; none: the largest there is.
+fn query_of(query: TimestampQuery) -> Option<i64> {
+    match query {
+        TimestampQuery::AtOrAfter(timestamp_ms) => Some(timestamp_ms),
+        TimestampQuery::Max => None,
+    }
+}

@@ -1,0 +1,214 @@
+//! The bytes of the write-ahead log, version 0.
+//!
+//! ```text
+//! wal/0000000001.wal = file header, then groups one behind the other, each written and synced before the next begins
+//!
+//! file header, 64 bytes              group header, 48 bytes            entry header, 40 bytes
+//!   0  magic "RRWAL000"                0  magic "RRG0"                   0  kind u8, 3 zeros
+//!   8  number of the file u64          4  length of the body u32         4  length of the payload u32
+//!  16  generation u64                  8  sequence u64                   8  topic id
+//!  24  sequence of its first group    16  end of the group before u64   24  partition i32
+//!  32  zeros                          24  generation u64                28  leader epoch i32
+//!  60  CRC-32C of 0..60               32  entries u32                   32  base offset i64
+//!                                     36  CRC-32C of the body u32       40  payload
+//!                                     40  zeros
+//!                                     44  CRC-32C of 0..44
+//! ```
+//!
+//! The generation is random for each file, so that bytes of an earlier life of the same blocks are not taken for groups.
+//! The end of the group before is its position behind the last byte; for the first group of a file that of the last group
+//! of the file before. All numbers are little endian, except inside of payloads that are Kafka's.
+//!
+//! | kind | payload |
+//! |---|---|
+//! | 1 batch | the batch as Kafka lays it out |
+//! | 2 log start | none; base offset is the new start of the partition |
+//! | 3 state | what later entries build on, see `PartitionState`; stands for all entries of the partition before it |
+//! | 4 files | numbers (u32) of all files that are part of the log; the first entry of each file |
+//! | 5 freed | numbers (u32) of files that are no longer part of the log |
+
+use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
+
+pub(super) const FILE_HEADER: usize = 64;
+pub(super) const GROUP_HEADER: usize = 48;
+pub(super) const ENTRY_HEADER: usize = 40;
+/// No group is larger: one batch may be as large as Kafka's largest request, and a group ends with the batch that fills it.
+pub(super) const GROUP_BODY_MAX: usize = 256 * 1024 * 1024;
+
+const FILE_MAGIC: [u8; 8] = *b"RRWAL000";
+const GROUP_MAGIC: [u8; 4] = *b"RRG0";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileHeader {
+    pub number: u32,
+    pub generation: u64,
+    pub first_sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupHeader {
+    pub body_len: u32,
+    pub sequence: u64,
+    pub previous_end: u64,
+    pub generation: u64,
+    pub entries: u32,
+    pub body_crc: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryHeader {
+    pub kind: Kind,
+    pub len: u32,
+    pub partition: TopicPartition,
+    pub epoch: LeaderEpoch,
+    pub base_offset: Offset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Batch = 1,
+    LogStart = 2,
+    State = 3,
+    Files = 4,
+    Freed = 5,
+}
+
+impl FileHeader {
+    pub fn encode(&self) -> [u8; FILE_HEADER] {
+        let mut out = [0; FILE_HEADER];
+        out[..8].copy_from_slice(&FILE_MAGIC);
+        out[8..16].copy_from_slice(&u64::from(self.number).to_le_bytes());
+        out[16..24].copy_from_slice(&self.generation.to_le_bytes());
+        out[24..32].copy_from_slice(&self.first_sequence.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..60]);
+        out[60..].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` when these bytes are no intact header.
+    pub fn decode(bytes: &[u8; FILE_HEADER]) -> Option<FileHeader> {
+        if bytes[..8] != FILE_MAGIC || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60]) {
+            return None;
+        }
+        let number = u32::try_from(u64_at(bytes, 8)).ok()?;
+        Some(FileHeader { number, generation: u64_at(bytes, 16), first_sequence: u64_at(bytes, 24) })
+    }
+}
+
+impl GroupHeader {
+    pub fn encode(&self) -> [u8; GROUP_HEADER] {
+        let mut out = [0; GROUP_HEADER];
+        out[..4].copy_from_slice(&GROUP_MAGIC);
+        out[4..8].copy_from_slice(&self.body_len.to_le_bytes());
+        out[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        out[16..24].copy_from_slice(&self.previous_end.to_le_bytes());
+        out[24..32].copy_from_slice(&self.generation.to_le_bytes());
+        out[32..36].copy_from_slice(&self.entries.to_le_bytes());
+        out[36..40].copy_from_slice(&self.body_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..44]);
+        out[44..].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` when these bytes are no intact header.
+    pub fn decode(bytes: &[u8]) -> Option<GroupHeader> {
+        if bytes.len() < GROUP_HEADER || bytes[..4] != GROUP_MAGIC || u32_at(bytes, 44) != crc32c::crc32c(&bytes[..44])
+        {
+            return None;
+        }
+        let body_len = u32_at(bytes, 4);
+        (body_len as usize <= GROUP_BODY_MAX).then_some(GroupHeader {
+            body_len,
+            sequence: u64_at(bytes, 8),
+            previous_end: u64_at(bytes, 16),
+            generation: u64_at(bytes, 24),
+            entries: u32_at(bytes, 32),
+            body_crc: u32_at(bytes, 36),
+        })
+    }
+
+    /// The first position in `bytes` where an intact header stands that belongs behind `sequence` of this generation.
+    pub fn find_successor(bytes: &[u8], generation: u64, sequence: u64) -> Option<usize> {
+        let starts = bytes.windows(GROUP_MAGIC.len()).enumerate().filter(|(_, window)| **window == GROUP_MAGIC);
+        let mut headers = starts.filter_map(|(at, _)| Some((at, GroupHeader::decode(&bytes[at..])?)));
+        headers.find(|(_, header)| header.generation == generation && header.sequence > sequence).map(|(at, _)| at)
+    }
+}
+
+impl EntryHeader {
+    pub fn encode(&self) -> [u8; ENTRY_HEADER] {
+        let mut out = [0; ENTRY_HEADER];
+        out[0] = self.kind as u8;
+        out[4..8].copy_from_slice(&self.len.to_le_bytes());
+        out[8..24].copy_from_slice(&self.partition.topic.0);
+        out[24..28].copy_from_slice(&self.partition.partition.to_le_bytes());
+        out[28..32].copy_from_slice(&self.epoch.0.to_le_bytes());
+        out[32..40].copy_from_slice(&self.base_offset.0.to_le_bytes());
+        out
+    }
+
+    /// `None` for a kind that this version does not know, or too few bytes.
+    pub fn decode(bytes: &[u8]) -> Option<EntryHeader> {
+        if bytes.len() < ENTRY_HEADER {
+            return None;
+        }
+        let kind = [Kind::Batch, Kind::LogStart, Kind::State, Kind::Files, Kind::Freed]
+            .into_iter()
+            .find(|kind| *kind as u8 == bytes[0])?;
+        let mut topic = [0; 16];
+        topic.copy_from_slice(&bytes[8..24]);
+        Some(EntryHeader {
+            kind,
+            len: u32_at(bytes, 4),
+            partition: TopicPartition { topic: TopicId(topic), partition: u32_at(bytes, 24) as i32 },
+            epoch: LeaderEpoch(u32_at(bytes, 28) as i32),
+            base_offset: Offset(u64_at(bytes, 32) as i64),
+        })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_round_trip_and_a_flipped_bit_is_seen() {
+        let file = FileHeader { number: 7, generation: 99, first_sequence: 3 };
+        assert_eq!(FileHeader::decode(&file.encode()), Some(file));
+        let group =
+            GroupHeader { body_len: 5, sequence: 4, previous_end: 64, generation: 99, entries: 1, body_crc: 0xdead };
+        assert_eq!(GroupHeader::decode(&group.encode()), Some(group));
+        for bit in 0..GROUP_HEADER * 8 {
+            let mut bytes = group.encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(GroupHeader::decode(&bytes), None);
+        }
+        let entry = EntryHeader {
+            kind: Kind::Batch,
+            len: 61,
+            partition: TopicPartition { topic: TopicId([7; 16]), partition: 3 },
+            epoch: LeaderEpoch(2),
+            base_offset: Offset(-1),
+        };
+        assert_eq!(EntryHeader::decode(&entry.encode()), Some(entry));
+    }
+
+    #[test]
+    fn a_successor_is_found_behind_damage_and_only_of_the_same_life() {
+        let header =
+            GroupHeader { body_len: 5, sequence: 4, previous_end: 64, generation: 99, entries: 1, body_crc: 0xdead };
+        let mut bytes = vec![0x52; 100];
+        bytes.extend(header.encode());
+        assert_eq!(GroupHeader::find_successor(&bytes, 99, 3), Some(100));
+        assert_eq!(GroupHeader::find_successor(&bytes, 99, 4), None);
+        assert_eq!(GroupHeader::find_successor(&bytes, 98, 3), None);
+    }
+}

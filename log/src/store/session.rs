@@ -1,0 +1,122 @@
+//! The open transaction of one in-process producer, shared between the producer, the shards that take its batches and
+//! the coordinator that ends it. Under its lock a batch gets its place or the producer is fenced, never both.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::Error;
+use crate::record::{Batch, Offset, TopicPartition};
+
+/// See the module.
+pub(crate) struct Session {
+    pub transactional_id: String,
+    state: Mutex<State>,
+    placed: Notify,
+}
+
+struct State {
+    producer_id: i64,
+    epoch: i16,
+    fenced: bool,
+    /// First offset and the one behind the last, by partition.
+    ranges: BTreeMap<TopicPartition, (Offset, Offset)>,
+    /// Batches that have their place or were refused, in this transaction.
+    settled: u64,
+    failed: Option<Error>,
+}
+
+/// First offset and the one behind the last, by partition.
+pub(crate) type Ranges = BTreeMap<TopicPartition, (Offset, Offset)>;
+
+impl Session {
+    pub fn new(transactional_id: String, producer_id: i64, epoch: i16) -> Session {
+        let state = State { producer_id, epoch, fenced: false, ranges: BTreeMap::new(), settled: 0, failed: None };
+        Session { transactional_id, state: Mutex::new(state), placed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fenced(&self) -> Error {
+        Error::Fenced(self.transactional_id.clone())
+    }
+
+    /// Producer id and epoch of the transaction that is open or comes next.
+    pub fn producer(&self) -> (i64, i16) {
+        let state = self.lock();
+        (state.producer_id, state.epoch)
+    }
+
+    /// A shard takes a batch at this offset, or must not.
+    pub fn place(&self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
+        let mut state = self.lock();
+        let producer = batch.producer().map(|producer| (producer.id, producer.epoch));
+        if state.fenced || producer != Some((state.producer_id, state.epoch)) {
+            return Err(self.fenced());
+        }
+        let end = Offset(base.0 + (batch.last_offset().0 - batch.base_offset().0) + 1);
+        state.ranges.entry(partition).or_insert((base, end)).1 = end;
+        state.settled += 1;
+        drop(state);
+        self.placed.notify_waiters();
+        Ok(())
+    }
+
+    /// A batch was refused: the transaction can only be aborted.
+    pub fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        state.settled += 1;
+        state.failed.get_or_insert(error);
+        drop(state);
+        self.placed.notify_waiters();
+    }
+
+    /// Waits until `count` batches of this transaction have their place; the first refusal is an error, told once.
+    pub async fn settled(&self, count: u64) -> Result<(), Error> {
+        loop {
+            let notified = self.placed.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if let Some(error) = state.failed.take() {
+                    // It stays failed: a commit after this must not succeed.
+                    state.failed = Some(Error::Unknown);
+                    return Err(error);
+                }
+                if state.settled >= count {
+                    return Ok(());
+                }
+            }
+            notified.await;
+        }
+    }
+
+    pub fn is_fenced(&self) -> bool {
+        self.lock().fenced
+    }
+
+    /// What the transaction wrote so far.
+    pub fn ranges(&self) -> Ranges {
+        self.lock().ranges.clone()
+    }
+
+    /// Nothing more is taken from this producer, and nothing that is on its way.
+    pub fn fence(&self) {
+        self.lock().fenced = true;
+        self.placed.notify_waiters();
+    }
+
+    /// The transaction is over; the next one goes under this producer id and epoch.
+    pub fn next(&self, producer_id: i64, epoch: i16) -> Ranges {
+        let mut state = self.lock();
+        state.producer_id = producer_id;
+        state.epoch = epoch;
+        state.settled = 0;
+        state.failed = None;
+        std::mem::take(&mut state.ranges)
+    }
+}

@@ -1,0 +1,485 @@
+//! The task that runs the transaction states: grants ids, decides, has the markers written, and publishes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::Surroundings;
+use super::states::{Command, EPOCH_LAST, Granted, States};
+use crate::env::Env;
+use crate::machine::Machine;
+use crate::record::build::{Frame, Marker};
+use crate::record::{Batch, NewRecord, Offset, RecordView};
+use crate::store::partition::Partition;
+use crate::store::session::{Ranges, Session};
+use crate::store::stable::Range;
+use crate::store::{Decision, LeftOpen, Store};
+use crate::{Committed, Error};
+
+/// Requests that may wait for the coordinator.
+const MAILBOX: usize = 1024;
+/// Records of the states' topic after which it is written anew and trimmed: a few megabytes to replay.
+const RECORDS_MAX: u64 = 10_000;
+/// The largest batch of states; ids are at most 32 KiB and few.
+const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+enum Request {
+    Grant {
+        id: String,
+        reply: oneshot::Sender<Result<Arc<Session>, Error>>,
+    },
+    End {
+        session: Arc<Session>,
+        commit: bool,
+        reply: oneshot::Sender<Result<Committed, Error>>,
+    },
+    /// What was decided or aborted for this id is durable and published. `fresh`: the producer id under which the
+    /// holder goes on, where the epochs of the old one are used up.
+    Finished {
+        id: String,
+        producer_id: i64,
+        epoch: i16,
+        commit: bool,
+        fresh: Option<i64>,
+    },
+}
+
+/// A handle to the coordinator.
+#[derive(Clone)]
+pub(crate) struct Coordinator {
+    send: mpsc::Sender<Request>,
+    abandoned: Arc<Abandoned>,
+}
+
+/// Sessions whose producer was dropped; a drop cannot wait for room in a mailbox. As many as there were producers.
+#[derive(Default)]
+struct Abandoned {
+    sessions: Mutex<Vec<Arc<Session>>>,
+    some: Notify,
+}
+
+impl Coordinator {
+    /// Loads the states, ends what a crash left open, and runs. `partition` is that of the states' topic.
+    pub async fn start(
+        env: &Env,
+        store: Arc<Store>,
+        surroundings: Arc<dyn Surroundings>,
+        partition: Arc<Partition>,
+        left: Vec<LeftOpen>,
+        epochs: BTreeMap<i64, i16>,
+    ) -> Result<Coordinator, Error> {
+        let (send, requests) = mpsc::channel(MAILBOX);
+        let abandoned = Arc::new(Abandoned::default());
+        let handle = Coordinator { send: send.clone(), abandoned: Arc::clone(&abandoned) };
+        let mut task = Task {
+            env: env.clone(),
+            store,
+            surroundings,
+            partition,
+            states: States::default(),
+            active: BTreeMap::new(),
+            records: 0,
+            send: send.downgrade(),
+            abandoned,
+        };
+        task.load().await?;
+        task.recover(left, &epochs).await?;
+        drop(env.spawn("log-transactions", task.run(requests)));
+        Ok(handle)
+    }
+
+    async fn ask<T>(&self, request: Request, outcome: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        let gone = |_| Error::Closed("the transaction coordinator has stopped".to_owned());
+        self.send.send(request).await.map_err(gone)?;
+        outcome.await.map_err(|_| Error::Unknown)?
+    }
+
+    /// Takes over a transactional id.
+    pub async fn grant(&self, id: &str) -> Result<Arc<Session>, Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.ask(Request::Grant { id: id.to_owned(), reply }, outcome).await
+    }
+
+    /// Ends the session's transaction; returns when that is durable and visible.
+    pub async fn end(&self, session: &Arc<Session>, commit: bool) -> Result<Committed, Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.ask(Request::End { session: Arc::clone(session), commit, reply }, outcome).await
+    }
+
+    /// The producer is gone: what it left open is aborted.
+    pub fn abandon(&self, session: Arc<Session>) {
+        session.fence();
+        self.abandoned.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        self.abandoned.some.notify_one();
+    }
+}
+
+/// The holder of a transactional id.
+struct Active {
+    session: Arc<Session>,
+    /// A transaction of it is being ended; what comes meanwhile waits.
+    busy: bool,
+    waiting: VecDeque<Request>,
+}
+
+struct Task {
+    env: Env,
+    store: Arc<Store>,
+    surroundings: Arc<dyn Surroundings>,
+    partition: Arc<Partition>,
+    states: States,
+    active: BTreeMap<String, Active>,
+    /// In the states' topic since it was last written anew.
+    records: u64,
+    send: mpsc::WeakSender<Request>,
+    abandoned: Arc<Abandoned>,
+}
+
+/// A transaction on its way to its end.
+struct Ending {
+    id: String,
+    producer_id: i64,
+    /// Of the markers: one above that of the data.
+    epoch: i16,
+    ranges: Ranges,
+    decision: Option<Decision>,
+}
+
+impl Task {
+    async fn load(&mut self) -> Result<(), Error> {
+        let mut at = self.partition.bounds().start;
+        loop {
+            let batches = self.store.read(&self.partition, at, Offset(i64::MAX), 1024 * 1024).await?;
+            let Some(last) = batches.last() else { return Ok(()) };
+            at = last.next_offset();
+            for batch in batches {
+                let corrupt = |error: crate::record::BatchError| Error::Corrupt {
+                    place: format!("{} at offset {}", super::TOPIC, batch.base_offset().0),
+                    detail: error.to_string(),
+                };
+                for record in batch.records().map_err(corrupt)? {
+                    self.states.apply(&record.map_err(corrupt)?)?;
+                    self.records += 1;
+                }
+            }
+        }
+    }
+
+    /// Carries out what was decided, aborts the rest, and publishes both before anybody reads.
+    async fn recover(&mut self, left: Vec<LeftOpen>, epochs: &BTreeMap<i64, i16>) -> Result<(), Error> {
+        let mut endings: BTreeMap<(i64, i16), Vec<LeftOpen>> = BTreeMap::new();
+        for open in left {
+            endings.entry((open.producer_id, open.epoch)).or_default().push(open);
+        }
+        let mut written = Vec::new();
+        for ((producer_id, epoch), opens) in endings {
+            let commit = self.states.decided(producer_id, epoch);
+            for open in opens {
+                let marker = self.marker(producer_id, epoch.saturating_add(1), commit);
+                let outcome = self.store.append_marker(open.partition, marker).await?;
+                written.push((open, commit, outcome));
+            }
+        }
+        let mut done: BTreeMap<(i64, bool), Vec<Range>> = BTreeMap::new();
+        for (open, commit, outcome) in written {
+            let marker = outcome.await.map_err(|_| self.store.closed())??.base_offset;
+            let range = Range { partition: open.partition, first: open.first, end: marker, marker };
+            done.entry((open.producer_id, commit)).or_default().push(range);
+        }
+        for ((producer_id, commit), ranges) in done {
+            tracing::info!(producer_id, commit, partitions = ranges.len(), "a transaction was ended by recovery");
+            self.store.stable().finish(producer_id, ranges, commit);
+        }
+        // The markers of those that were ended have raised the epochs once more.
+        let raised = epochs.iter().map(|(id, epoch)| (*id, epoch.saturating_add(1))).collect();
+        for command in self.states.incomplete() {
+            self.decide(command, true).await?.0?;
+        }
+        self.states.raise(&raised);
+        Ok(())
+    }
+
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let abandoned = Arc::clone(&self.abandoned);
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = abandoned.some.notified() => None,
+                request = requests.recv() => match request {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+            };
+            let result = match request {
+                Some(request) => self.handle(request).await,
+                None => self.sweep().await,
+            };
+            if let Err(error) = result {
+                tracing::error!(%error, "the transaction coordinator has stopped");
+                return;
+            }
+        }
+    }
+
+    /// An error here is the coordinator's end; what is the caller's fault goes into the reply.
+    async fn handle(&mut self, request: Request) -> Result<(), Error> {
+        match request {
+            Request::Grant { id, reply } => self.grant(id, reply).await,
+            Request::End { session, commit, reply } => self.end(session, commit, reply).await,
+            Request::Finished { id, producer_id, epoch, commit, fresh } => {
+                self.finished(&id, Granted { producer_id, epoch }, commit, fresh).await?;
+                let Some(active) = self.active.get_mut(&id) else { return Ok(()) };
+                active.busy = false;
+                let waiting = std::mem::take(&mut active.waiting);
+                for request in waiting {
+                    Box::pin(self.handle(request)).await?;
+                }
+                self.maybe_rewrite().await
+            }
+        }
+    }
+
+    /// Notes the end of a transaction, along with whatever is written next: what recovery finds decided and whole it
+    /// completes again, without harm.
+    async fn finished(&mut self, id: &str, ended: Granted, commit: bool, fresh: Option<i64>) -> Result<(), Error> {
+        let Granted { producer_id, epoch } = ended;
+        if commit {
+            self.decide(Command::Complete { id: id.to_owned(), producer_id, epoch }, true).await?.0?;
+        }
+        if let Some(fresh) = fresh {
+            self.states.raise(&BTreeMap::from([(producer_id, epoch)]));
+            self.decide(Command::Grant { id: id.to_owned(), fresh }, true).await?.0?;
+        }
+        Ok(())
+    }
+
+    async fn grant(&mut self, id: String, reply: oneshot::Sender<Result<Arc<Session>, Error>>) -> Result<(), Error> {
+        if i16::try_from(id.len()).is_err() {
+            return Ok(drop(reply.send(Err(Error::Fenced(id)))));
+        }
+        if let Some(active) = self.active.get_mut(&id) {
+            if active.busy {
+                active.waiting.push_back(Request::Grant { id, reply });
+                return Ok(());
+            }
+            active.session.fence();
+            let session = Arc::clone(&active.session);
+            if !session.ranges().is_empty() {
+                active.waiting.push_back(Request::Grant { id, reply });
+                return self.begin_abort(&session, None).await;
+            }
+            // Transactions under the old holder may have gone further than the states say: an abort leaves no record.
+            let (producer_id, epoch) = session.producer();
+            self.states.raise(&BTreeMap::from([(producer_id, epoch)]));
+        }
+        let fresh = if self.states.wants_fresh(&id) { self.surroundings.producer_id().await? } else { 0 };
+        let (granted, decision) = self.decide(Command::Grant { id: id.clone(), fresh }, false).await?;
+        let Granted { producer_id, epoch } = granted?;
+        let session = Arc::new(Session::new(id.clone(), producer_id, epoch));
+        let waiting = self.active.remove(&id).map(|active| active.waiting).unwrap_or_default();
+        self.active.insert(id, Active { session: Arc::clone(&session), busy: false, waiting });
+        let decision = decision.expect("a grant is recorded");
+        let closed = self.store.closed();
+        drop(self.env.spawn("log-grant", async move {
+            let durable = decision.durable.await;
+            drop(reply.send(match durable {
+                Ok(outcome) => outcome.map(|_| session),
+                Err(_) => Err(closed),
+            }));
+        }));
+        Ok(())
+    }
+
+    async fn end(
+        &mut self,
+        session: Arc<Session>,
+        commit: bool,
+        reply: oneshot::Sender<Result<Committed, Error>>,
+    ) -> Result<(), Error> {
+        let id = session.transactional_id.clone();
+        let current = self.active.get_mut(&id).filter(|active| Arc::ptr_eq(&active.session, &session));
+        let Some(active) = current else { return Ok(drop(reply.send(Err(Error::Fenced(id))))) };
+        if active.busy {
+            active.waiting.push_back(Request::End { session, commit, reply });
+            return Ok(());
+        }
+        if session.is_fenced() {
+            return Ok(drop(reply.send(Err(Error::Fenced(id)))));
+        }
+        let ranges = session.ranges();
+        if ranges.is_empty() {
+            return Ok(drop(reply.send(Ok(Committed::default()))));
+        }
+        if !commit {
+            return self.begin_abort(&session, Some(reply)).await;
+        }
+        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        for partition in ranges.keys() {
+            match self.surroundings.topic(*partition) {
+                Ok((name, _)) => topics.entry(name).or_default().push(partition.partition),
+                // A topic was deleted under the transaction: it cannot be whole any more.
+                Err(error) => {
+                    drop(reply.send(Err(error)));
+                    return self.begin_abort(&session, None).await;
+                }
+            }
+        }
+        let (producer_id, epoch) = session.producer();
+        let command = Command::Commit { id: id.clone(), epoch, partitions: topics.into_iter().collect() };
+        let (granted, decision) = self.decide(command, false).await?;
+        let Granted { epoch, .. } = match granted {
+            Ok(granted) => granted,
+            Err(error) => return Ok(drop(reply.send(Err(error)))),
+        };
+        self.finish(&session, Ending { id, producer_id, epoch, ranges, decision }, Some(reply)).await
+    }
+
+    async fn begin_abort(
+        &mut self,
+        session: &Arc<Session>,
+        reply: Option<oneshot::Sender<Result<Committed, Error>>>,
+    ) -> Result<(), Error> {
+        let (producer_id, epoch) = session.producer();
+        let id = session.transactional_id.clone();
+        let ending = Ending { id, producer_id, epoch: epoch + 1, ranges: session.ranges(), decision: None };
+        self.finish(session, ending, reply).await
+    }
+
+    /// Has the markers written beside the coordinator's work; the id is busy until then.
+    async fn finish(
+        &mut self,
+        session: &Session,
+        ending: Ending,
+        reply: Option<oneshot::Sender<Result<Committed, Error>>>,
+    ) -> Result<(), Error> {
+        let fresh = if ending.epoch >= EPOCH_LAST { Some(self.surroundings.producer_id().await?) } else { None };
+        // From here on whatever this producer still sends belongs to the next transaction.
+        match fresh {
+            Some(fresh) => session.next(fresh, 0),
+            None => session.next(ending.producer_id, ending.epoch),
+        };
+        if let Some(active) = self.active.get_mut(&ending.id) {
+            active.busy = true;
+        }
+        let (id, producer_id, epoch) = (ending.id.clone(), ending.producer_id, ending.epoch);
+        let commit = ending.decision.is_some();
+        let finished = Request::Finished { id, producer_id, epoch, commit, fresh };
+        let marker = self.marker(producer_id, epoch, commit);
+        let (store, send) = (Arc::clone(&self.store), self.send.clone());
+        drop(self.env.spawn("log-markers", async move {
+            let outcome = carry_out(&store, ending, marker).await;
+            if let Some(reply) = reply {
+                drop(reply.send(outcome));
+            }
+            if let Some(send) = send.upgrade() {
+                drop(send.send(finished).await);
+            }
+        }));
+        Ok(())
+    }
+
+    /// Aborts what dropped producers left open.
+    async fn sweep(&mut self) -> Result<(), Error> {
+        let sessions = std::mem::take(&mut *self.abandoned.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        for session in sessions {
+            let id = session.transactional_id.clone();
+            let own = self.active.get(&id).is_some_and(|active| Arc::ptr_eq(&active.session, &session));
+            if own && !session.ranges().is_empty() {
+                self.begin_abort(&session, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn marker(&self, producer_id: i64, epoch: i16, commit: bool) -> Batch {
+        let marker = Marker { commit, coordinator_epoch: self.partition.epoch.0 };
+        Batch::build_marker(producer_id, epoch, marker, self.env.now_ms())
+    }
+
+    /// Decides, applies, and queues the record.
+    async fn decide(
+        &mut self,
+        command: Command,
+        lazy: bool,
+    ) -> Result<(Result<Granted, Error>, Option<Decision>), Error> {
+        let now_ms = self.env.now_ms();
+        let (reply, decision) = self.states.decide(now_ms, command);
+        if decision.records.is_empty() {
+            return Ok((reply, None));
+        }
+        for record in &decision.records {
+            self.states.apply(&view(record))?;
+        }
+        self.records += decision.records.len() as u64;
+        let batch = batch_of(&decision.records, now_ms)?;
+        let queued = self.store.append_decision(self.partition.id, batch, lazy).await?;
+        Ok((reply, Some(queued)))
+    }
+
+    /// Keeps the states' topic short: all states once more, then a new start.
+    async fn maybe_rewrite(&mut self) -> Result<(), Error> {
+        let records = self.states.snapshot();
+        if self.records < RECORDS_MAX.max(2 * records.len() as u64) {
+            return Ok(());
+        }
+        self.records = records.len() as u64;
+        let batch = batch_of(&records, self.env.now_ms())?;
+        let decision = self.store.append_decision(self.partition.id, batch, true).await?;
+        let (store, partition) = (Arc::clone(&self.store), self.partition.id);
+        drop(self.env.spawn("log-transactions-trim", async move {
+            if let Ok(Ok(appended)) = decision.durable.await
+                && let Err(error) = store.trim(partition, appended.base_offset).await
+            {
+                tracing::warn!(%error, "the transaction states were not trimmed");
+            }
+        }));
+        Ok(())
+    }
+}
+
+async fn carry_out(store: &Store, ending: Ending, marker: Batch) -> Result<Committed, Error> {
+    let Ending { producer_id, ranges, decision, .. } = ending;
+    let commit = decision.is_some();
+    let mut decided = None;
+    if let Some(decision) = decision {
+        decision.queued.await.map_err(|_| store.closed())??;
+        decided = Some(decision.durable);
+    }
+    let mut outcomes = Vec::with_capacity(ranges.len());
+    for (partition, range) in ranges {
+        outcomes.push((partition, range, store.append_marker(partition, marker.clone()).await?));
+    }
+    if let Some(durable) = decided {
+        durable.await.map_err(|_| store.closed())??;
+    }
+    let mut finished = Vec::with_capacity(outcomes.len());
+    for (partition, (first, end), outcome) in outcomes {
+        match outcome.await.map_err(|_| store.closed())? {
+            Ok(appended) => finished.push(Range { partition, first, end, marker: appended.base_offset }),
+            // Its topic was deleted since: nothing is left to end there.
+            Err(Error::UnknownPartition(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let ranges = finished.iter().map(|range| (range.partition, range.first, range.end)).collect();
+    store.stable().finish(producer_id, finished, commit);
+    Ok(Committed { ranges })
+}
+
+fn batch_of(records: &[NewRecord], now_ms: i64) -> Result<Batch, Error> {
+    let frame = Frame { now_ms, producer: None, transactional: false, batch_bytes_max: BATCH_BYTES_MAX };
+    Batch::build(records, &frame)
+        .map_err(|error| Error::Corrupt { place: super::TOPIC.to_owned(), detail: error.to_string() })
+}
+
+fn view(record: &NewRecord) -> RecordView {
+    RecordView {
+        offset: Offset(0),
+        timestamp_ms: record.timestamp_ms.unwrap_or(0),
+        key: record.key.clone(),
+        value: record.value.clone(),
+        headers: Bytes::from_static(&[0]),
+    }
+}
