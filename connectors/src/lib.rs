@@ -2,6 +2,8 @@
 
 pub mod cdc;
 pub mod change;
+pub mod format;
+pub mod generator;
 pub mod options;
 pub mod postgres;
 
@@ -9,7 +11,9 @@ use std::sync::Arc;
 
 use engine::io::Connector;
 
+pub use format::formats;
+
 /// Every connector there is.
 pub fn connectors() -> Vec<Arc<dyn Connector>> {
-    vec![Arc::new(postgres::Postgres)]
+    vec![Arc::new(generator::Generator), Arc::new(postgres::Postgres)]
 }
