@@ -55,7 +55,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["machine"],
             &["cluster", "group", "txn"],
             &["quorum", "replica"],
-            &["broker"],
+            &["broker", "node"],
         ],
     ),
     (

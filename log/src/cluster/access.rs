@@ -161,6 +161,9 @@ pub trait Log: Send + Sync {
     fn bounds(&self) -> Bounds;
     /// Appends records outside of any transaction; returns the first offset when they are durable.
     async fn append(&self, records: Vec<NewRecord>) -> Result<Offset, Error>;
+    /// Appends records together, as one batch, and only if the log ends at `at`; returns where it ends then, when they
+    /// are durable. [`Error::OutOfRange`] when it ends elsewhere: somebody else has written.
+    async fn append_at(&self, at: Offset, records: Vec<NewRecord>) -> Result<Offset, Error>;
     /// Reads from `from` on, records below `up_to`, about `bytes_max` bytes (at least one batch where there is one).
     /// Empty when there is nothing; never waits for more.
     async fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, isolation: Isolation) -> Result<Read, Error>;

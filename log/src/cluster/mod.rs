@@ -3,5 +3,6 @@
 pub mod access;
 pub mod backend;
 pub mod config;
+pub mod journal;
 pub(crate) mod names;
 pub(crate) mod topics;

@@ -13,13 +13,26 @@ use crate::machine::Effects;
 use crate::record::{BATCH_HEADER, LeaderEpoch, TopicId, TopicPartition};
 use crate::store::partition::Partition;
 use crate::store::{Found, Store, Transactions};
-use crate::{Error, Topic};
+use crate::{Error, Topic, TopicConfig};
 
 /// A topic with its partitions, by number.
 pub(super) struct OpenTopic {
     pub topic: Topic,
     pub partitions: Vec<Arc<Partition>>,
     pub batch_bytes_max: usize,
+}
+
+impl OpenTopic {
+    /// The topic of the cluster's metadata, which stands in no list.
+    pub fn metadata(partition: &Arc<Partition>) -> OpenTopic {
+        let topic = Topic {
+            name: "__cluster_metadata".to_owned(),
+            id: partition.id.topic,
+            partitions: 1,
+            config: TopicConfig::new(),
+        };
+        OpenTopic { topic, partitions: vec![Arc::clone(partition)], batch_bytes_max: BATCH_HEADER }
+    }
 }
 
 /// See the module.

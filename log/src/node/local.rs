@@ -13,6 +13,9 @@ use crate::store::partition::{Aborted, Partition};
 use crate::txn::producer::{runs, too_large};
 use crate::{Bounds, Error, Hold, Isolation, Log, Read};
 
+/// Records that must be together are one batch, whatever the topic says about batches of clients.
+const TOGETHER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// See the module.
 pub(super) struct LocalLog {
     env: Env,
@@ -68,6 +71,20 @@ impl Log for LocalLog {
         }
         // No records: where the next one would go.
         Ok(first.unwrap_or_else(|| self.partition.bounds().end))
+    }
+
+    async fn append_at(&self, at: Offset, records: Vec<NewRecord>) -> Result<Offset, Error> {
+        if records.is_empty() {
+            return Ok(at);
+        }
+        let limit = self.topic.batch_bytes_max.max(TOGETHER_BYTES_MAX);
+        let now_ms = self.env.now_ms();
+        let frame = Frame { now_ms, producer: None, transactional: false, batch_bytes_max: limit };
+        let batch = Batch::build(&records, &frame).map_err(|error| too_large(error, &self.topic.topic.name, limit))?;
+        let outcome = self.store.append(self.partition.id, batch, Some(at)).await?;
+        let appended = outcome.await.map_err(|_| self.store.closed())??;
+        assert_eq!(appended.base_offset, at, "it was asked to go there or nowhere");
+        Ok(Offset(at.0 + records.len() as i64))
     }
 
     async fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, isolation: Isolation) -> Result<Read, Error> {

@@ -6,7 +6,6 @@
 //! ```
 
 mod directory;
-mod journal;
 mod local;
 mod protocol;
 
@@ -16,12 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use self::directory::{Directory, TopicEffects};
-use self::journal::PartitionJournal;
+use self::directory::{Directory, OpenTopic, TopicEffects};
 use self::local::LocalLog;
 use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
 use crate::env::{Env, Lock, Open, read_full};
-use crate::machine::{Host, Journal};
+use crate::machine::Host;
 use crate::quorum::{Leadership, OneVoter};
 use crate::record::{LeaderEpoch, TopicId, TopicPartition};
 use crate::store::partition::Partition;
@@ -29,7 +27,7 @@ use crate::store::{Acknowledge, Found, Store, StoreConfig, StoreMetrics, Transac
 use crate::txn::coordinator::Coordinator;
 use crate::txn::producer::LocalProducer;
 use crate::txn::{self, Surroundings};
-use crate::{Cluster, Cut, Error, Log, NewTopic, Producer, Topic};
+use crate::{Cluster, Cut, Error, Log, LogJournal, NewTopic, Producer, Topic};
 
 /// The partition that holds the cluster's metadata, under the id Kafka gives it.
 const METADATA: TopicPartition =
@@ -49,6 +47,7 @@ pub struct NodeConfig {
     pub tail_bytes: usize,
     /// Bytes taken and not yet durable, for each shard; over it writers wait.
     pub pending_bytes: usize,
+    #[cfg(test)]
     pub(crate) acknowledge: Acknowledge,
 }
 
@@ -61,6 +60,7 @@ impl Default for NodeConfig {
             wal_group_bytes: 8 * 1024 * 1024,
             tail_bytes: 128 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
+            #[cfg(test)]
             acknowledge: Acknowledge::AfterSync,
         }
     }
@@ -120,7 +120,10 @@ impl Node {
             group_bytes: config.wal_group_bytes,
             tail_bytes: config.tail_bytes,
             pending_bytes: config.pending_bytes,
+            #[cfg(test)]
             acknowledge: config.acknowledge,
+            #[cfg(not(test))]
+            acknowledge: Acknowledge::AfterSync,
         };
         let began = env.monotonic();
         let (store, mut found) = Store::open(&env, data_dir, &store_config).await?;
@@ -166,7 +169,8 @@ async fn open_topics(
     let last = metadata.as_ref().map_or(Ok(LeaderEpoch(0)), |replayed| store.last_epoch(METADATA, replayed))?;
     let epoch = LeaderEpoch(last.0 + 1);
     let metadata = store.open_partition(METADATA, epoch, false, metadata, &mut transactions).await?;
-    let journal: Arc<dyn Journal> = Arc::new(PartitionJournal::new(env.clone(), Arc::clone(store), metadata));
+    let log = LocalLog::new(env.clone(), Arc::clone(store), Arc::new(OpenTopic::metadata(&metadata)), metadata);
+    let journal = Arc::new(LogJournal::new(Arc::new(log)));
     let quorum = Arc::new(OneVoter::new(journal, Leadership { node_id, term: epoch.0 }));
 
     let directory = Arc::new(Directory::new(Arc::clone(store), epoch));
