@@ -3,8 +3,9 @@
 use super::Broker;
 use super::connection::Peer;
 use super::refusal::Refusal;
-use super::topics::{is_internal, is_valid_name};
+use super::topics::{is_internal, is_own};
 use crate::cluster::access::{Error, NewTopic, Topic, TopicConfig};
+use crate::cluster::names::check_name;
 use crate::record::{TopicId, TopicPartition};
 use crate::wire::api::Api;
 use crate::wire::discovery::{
@@ -115,7 +116,7 @@ impl Broker {
         if let Some(topic) = self.backend.topic(&text) {
             return self.describe(&topic);
         }
-        let code = if !is_valid_name(&text) {
+        let code = if check_name(&text).is_err() || is_own(&text) {
             ErrorCode::InvalidTopic
         } else if create {
             match self.auto_create(&text).await {

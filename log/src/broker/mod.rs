@@ -14,6 +14,9 @@ mod produce;
 mod refusal;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

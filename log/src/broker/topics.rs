@@ -7,6 +7,7 @@ use super::Broker;
 use super::refusal::Refusal;
 use crate::cluster::access::{Error, NewTopic, Topic, TopicConfig};
 use crate::cluster::config::{self, TOPIC_CONFIGS};
+use crate::cluster::names::check_name;
 use crate::record::TopicId;
 use crate::wire::error_code::ErrorCode;
 use crate::wire::primitive::{Str, Uuid};
@@ -27,14 +28,6 @@ pub(super) fn is_internal(name: &str) -> bool {
 /// Topics that only this program writes, creates and deletes.
 pub(super) fn is_own(name: &str) -> bool {
     name.starts_with("__riverrun_")
-}
-
-/// Kafka's rule.
-pub(super) fn is_valid_name(name: &str) -> bool {
-    (1..=249).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 impl Broker {
@@ -80,9 +73,7 @@ impl Broker {
         let config: TopicConfig = pairs.collect();
         config::check(&config)?;
         if validate {
-            if !is_valid_name(&name) {
-                return Err(Refusal::new(ErrorCode::InvalidTopic, "the name is not valid"));
-            }
+            check_name(&name)?;
             if self.backend.topic(&name).is_some() {
                 return Err(Error::TopicExists(name).into());
             }

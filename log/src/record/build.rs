@@ -101,6 +101,23 @@ impl Batch {
     }
 }
 
+#[cfg(test)]
+impl Batch {
+    /// The same records behind a codec that we never write ourselves.
+    pub(crate) fn packed_with_zstd(&self) -> Batch {
+        let body = zstd::stream::encode_all(&self.body[..], 3).expect("memory takes what is written");
+        HeaderFields {
+            attributes: self.attributes() | 4,
+            last_offset_delta: self.last_offset_delta(),
+            base_timestamp_ms: self.base_timestamp_ms(),
+            max_timestamp_ms: self.max_timestamp_ms(),
+            producer: self.producer(),
+            record_count: self.raw_record_count(),
+        }
+        .seal(Bytes::from(body))
+    }
+}
+
 impl NewRecord {
     /// Bytes the record takes in a plain batch, at most: for cutting a run of records into batches.
     pub fn size_max(&self) -> usize {

@@ -144,7 +144,8 @@ pub enum RequestError {
     Header(#[from] DecodeError),
 }
 
-/// Reads a whole request frame.
+/// Reads a whole request frame. Bytes behind the message are passed over, as Kafka does: librdkafka leaves three of them
+/// behind Metadata 9 and later when it asks for all topics.
 pub fn decode_request(frame: Bytes) -> Result<(Header, Request), RequestError> {
     let old = Form { version: 0, flexible: false };
     let mut from = Reader::new(frame);
@@ -162,7 +163,6 @@ pub fn decode_request(frame: Bytes) -> Result<(Header, Request), RequestError> {
     }
     let malformed = |source| RequestError::Malformed { api, version, source };
     let request = Request::decode(api, &mut from, form).map_err(malformed)?;
-    from.finish().map_err(malformed)?;
     Ok((Header { api, version, correlation_id, client_id }, request))
 }
 

@@ -20,7 +20,7 @@ pub struct Form {
 pub enum DecodeError {
     #[error("the message ends early")]
     Truncated,
-    #[error("{0} bytes are left over behind the message")]
+    #[error("{0} bytes are left over behind a value")]
     LeftOver(usize),
     #[error("a length that is negative or too large")]
     Length,
@@ -93,7 +93,7 @@ impl Reader {
         Reader { bytes: frame, memory }
     }
 
-    /// The message must be read to its last byte.
+    /// All must have been read.
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(DecodeError::LeftOver(self.bytes.len())) }
     }

@@ -207,6 +207,10 @@ fn headers_are_kafkas() {
     assert!(matches!(decode_request(frame), Err(RequestError::UnsupportedVersion { .. })));
     let frame = Bytes::from_static(&[0, 99, 0, 0, 0, 0, 0, 1]);
     assert_eq!(decode_request(frame), Err(RequestError::UnknownApi { key: 99 }));
+    // As librdkafka 2.16 asks for all topics.
+    let frame = request_frame(Api::Metadata, 13, &[0, 0, 0, 0, 1, 0, 0]);
+    let (_, request) = decode_request(frame).unwrap();
+    assert!(matches!(request, Request::Metadata(discovery::MetadataRequest { topics: None, .. })));
     // ApiVersions answers with the oldest header, others with tagged fields behind the correlation id.
     let mut answer = encode_response(&discovery::ApiVersionsResponse::default().into(), 3, 5);
     assert_eq!(answer.copy_to_bytes(answer.remaining())[..], b"\0\0\0\x0c\0\0\0\x05\0\0\x01\0\0\0\0\0"[..]);
