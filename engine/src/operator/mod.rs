@@ -4,6 +4,8 @@ pub mod aggregate;
 pub mod filter;
 pub mod join;
 pub mod normalize;
+#[cfg(test)]
+mod tests;
 pub mod union;
 
 use arrow::array::RecordBatch;

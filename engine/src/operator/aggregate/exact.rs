@@ -200,3 +200,108 @@ fn below(limb: u64, at: usize, end: usize) -> u64 {
         _ => limb,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Against another exact sum (Shewchuk's growing expansion of partial sums, rounded once).
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The exact sum of finite floats, rounded once; right while no partial sum overflows.
+    fn expansion(values: &[f64]) -> f64 {
+        let mut partials: Vec<f64> = Vec::new();
+        for value in values {
+            let mut x = *value;
+            let mut kept = Vec::new();
+            for y in partials {
+                let (large, small) = if x.abs() < y.abs() { (y, x) } else { (x, y) };
+                let sum = large + small;
+                let rest = small - (sum - large);
+                if rest != 0.0 {
+                    kept.push(rest);
+                }
+                x = sum;
+            }
+            kept.push(x);
+            partials = kept;
+        }
+        let Some(mut sum) = partials.pop() else { return 0.0 };
+        let mut rest = 0.0;
+        while let Some(next) = partials.pop() {
+            let before = sum;
+            sum = before + next;
+            rest = next - (sum - before);
+            if rest != 0.0 {
+                break;
+            }
+        }
+        // A tie is decided by what lies beyond it.
+        if partials.last().is_some_and(|beyond| (rest < 0.0) == (*beyond < 0.0)) {
+            let twice = rest * 2.0;
+            let other = sum + twice;
+            if other - sum == twice {
+                sum = other;
+            }
+        }
+        sum
+    }
+
+    fn float() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            prop::num::f64::NORMAL.prop_map(|f| f / 1024.0),
+            prop::num::f64::SUBNORMAL,
+            prop::num::f64::NORMAL.prop_map(|f| f64::from_bits(f.to_bits() & !(0x7ff << 52) | 1020 << 52)),
+            prop::sample::select(vec![0.0, -0.0, 1.0, -1.0, f64::EPSILON / 2.0, f64::MIN_POSITIVE, f64::MAX / 1024.0]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_exact_and_forget_what_goes(values in prop::collection::vec(float(), 0..40), gone in any::<u64>()) {
+            let mut sum = Exact::default();
+            values.iter().for_each(|value| sum.add(*value, 1).unwrap());
+            prop_assert_eq!(sum.round().unwrap(), expansion(&values));
+            let (gone, left): (Vec<_>, Vec<_>) = values.iter().enumerate().partition(|(at, _)| gone >> at & 1 == 1);
+            gone.iter().for_each(|(_, value)| sum.add(**value, -1).unwrap());
+            let left: Vec<f64> = left.iter().map(|(_, value)| **value).collect();
+            prop_assert_eq!(sum.round().unwrap(), expansion(&left));
+            let mut saved = Vec::new();
+            sum.save(&mut saved);
+            let mut sum = Exact::load(&mut saved.as_slice()).unwrap();
+            left.iter().for_each(|value| sum.add(*value, -1).unwrap());
+            prop_assert!(sum.is_zero());
+            prop_assert_eq!(sum.round().unwrap().to_bits(), 0);
+        }
+
+        #[test]
+        fn weights_multiply(value in float(), weight in -1000i64..1000) {
+            let (mut once, mut each) = (Exact::default(), Exact::default());
+            once.add(value, weight).unwrap();
+            (0..weight.abs()).for_each(|_| each.add(value, weight.signum()).unwrap());
+            prop_assert_eq!(once.round(), each.round());
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_range() {
+        let mut sum = Exact::default();
+        sum.add(f64::MAX, 1).unwrap();
+        assert_eq!(sum.round(), Ok(f64::MAX));
+        sum.add(f64::MAX, i64::MAX).unwrap();
+        assert_eq!(sum.round(), Err(TooLarge));
+        sum.add(f64::MAX, -i64::MAX).unwrap();
+        sum.add(5e-324, 1).unwrap();
+        sum.add(f64::MAX, -1).unwrap();
+        assert_eq!(sum.round(), Ok(5e-324));
+        sum.add(f64::INFINITY, 1).unwrap();
+        assert_eq!(sum.round(), Ok(f64::INFINITY));
+        sum.add(f64::NEG_INFINITY, 1).unwrap();
+        assert!(sum.round().unwrap().is_nan());
+        sum.add(f64::INFINITY, -1).unwrap();
+        assert_eq!(sum.round(), Ok(f64::NEG_INFINITY));
+        sum.add(f64::NEG_INFINITY, -2).unwrap();
+        assert!(sum.negative() && !sum.is_zero());
+    }
+}
