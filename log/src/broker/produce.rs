@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Broker;
 use super::connection::{Answer, Answering};
 use super::refusal::Refusal;
-use super::topics::is_own;
+use super::topics::check_not_taken;
 use crate::cluster::access::{Error, Topic};
 use crate::cluster::backend::{Appended, Appending};
 use crate::cluster::config;
@@ -73,9 +73,7 @@ impl Broker {
             let unknown = || Refusal::from(Error::UnknownTopic(data.name.text().into_owned()));
             self.backend.topic(&data.name.text()).ok_or_else(unknown)?
         };
-        if is_own(&topic.name) {
-            return Err(Refusal::new(ErrorCode::InvalidTopic, "this topic is written by riverrun alone"));
-        }
+        check_not_taken(&topic)?;
         Ok(topic)
     }
 

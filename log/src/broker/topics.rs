@@ -25,9 +25,24 @@ pub(super) fn is_internal(name: &str) -> bool {
     name.starts_with("__")
 }
 
-/// Topics that only this program writes, creates and deletes.
+/// Topics that only this program writes, creates and deletes: ours, and those in which Kafka keeps its state.
 pub(super) fn is_own(name: &str) -> bool {
-    name.starts_with("__riverrun_")
+    let kafkas = ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+    name.starts_with("__riverrun_") || kafkas.contains(&name)
+}
+
+/// Whether a client may write and delete the topic.
+pub(super) fn check_not_taken(topic: &Topic) -> Result<(), Refusal> {
+    if is_own(&topic.name) {
+        return Err(Refusal::new(ErrorCode::InvalidTopic, "this topic belongs to the cluster itself"));
+    }
+    match config::writer(&topic.config) {
+        Some(writer) => {
+            let message = format!("this topic is written by {writer} alone and goes with it");
+            Err(Refusal::new(ErrorCode::TopicAuthorizationFailed, message))
+        }
+        None => Ok(()),
+    }
 }
 
 impl Broker {
@@ -63,7 +78,7 @@ impl Broker {
     async fn create_topic(&self, asked: &CreatableTopic, validate: bool, time: Duration) -> Result<Topic, Refusal> {
         let name = asked.name.text().into_owned();
         if is_own(&name) {
-            return Err(Refusal::new(ErrorCode::InvalidTopic, "names that begin with __riverrun_ are taken"));
+            return Err(Refusal::new(ErrorCode::InvalidTopic, "this name is taken by the cluster itself"));
         }
         let partitions = self.partitions(asked)?;
         let pairs = asked.configs.iter().filter_map(|option| {
@@ -72,6 +87,10 @@ impl Broker {
         });
         let config: TopicConfig = pairs.collect();
         config::check(&config)?;
+        if let Some(value) = config.get(config::WRITER) {
+            let (name, value) = (config::WRITER.to_owned(), value.clone());
+            return Err(Error::InvalidConfig { name, value, reason: "no client sets it" }.into());
+        }
         if validate {
             check_name(&name)?;
             if self.backend.topic(&name).is_some() {
@@ -147,8 +166,7 @@ impl Broker {
             Err(refusal) => return (asked.name.clone(), Err(refusal)),
         };
         let name = Some(Str::from(topic.name.as_str()));
-        if is_own(&topic.name) {
-            let refusal = Refusal::new(ErrorCode::InvalidTopic, "this topic is deleted by riverrun alone");
+        if let Err(refusal) = check_not_taken(&topic) {
             return (name, Err(refusal));
         }
         let result = match self.env.timeout(time, self.backend.delete_topic(&topic.name)).await {

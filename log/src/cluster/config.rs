@@ -1,6 +1,7 @@
 //! The options a topic may have: one table for checking, defaults and what CreateTopics answers.
 //!
-//! Names and defaults are Kafka's; `flush` and `record.validation` are ours. An option that is not listed is refused.
+//! Names and defaults are Kafka's; `flush`, `record.validation` and [`WRITER`] are ours. An option that is not listed is
+//! refused.
 
 use super::access::{Error, TopicConfig};
 
@@ -19,9 +20,15 @@ enum Kind {
     OneOf(&'static [&'static str]),
     /// Comma separated, each one of these, at least one.
     ListOf(&'static [&'static str]),
+    /// Anything, on one line.
+    Text,
 }
 
-use Kind::{Integer, ListOf, OneOf, Ratio};
+use Kind::{Integer, ListOf, OneOf, Ratio, Text};
+
+/// Who alone writes the topic, as people would name it (`view spend`); empty: everybody. Set by whoever creates the topic
+/// in process; Kafka clients can neither set it nor write or delete such a topic.
+pub const WRITER: &str = "riverrun.writer";
 
 const FLAG: Kind = OneOf(&["false", "true"]);
 const FOREVER: &str = "9223372036854775807";
@@ -54,6 +61,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     spec("record.validation", "full", OneOf(&["full", "header"])),
     spec("retention.bytes", "-1", Integer(-1)),
     spec("retention.ms", "604800000", Integer(-1)),
+    spec(WRITER, "", Text),
     spec("segment.bytes", "1073741824", Integer(1_048_576)),
     spec("segment.index.bytes", "10485760", Integer(4)),
     spec("segment.jitter.ms", "0", Integer(0)),
@@ -76,6 +84,8 @@ impl Kind {
             OneOf(values) if values.contains(&value) => Ok(()),
             ListOf(values) if value.split(',').all(|item| values.contains(&item.trim())) => Ok(()),
             OneOf(_) | ListOf(_) => Err("it is none of the values there are"),
+            Text if value.len() <= 1_000 && !value.contains(char::is_control) => Ok(()),
+            Text => Err("it is no short line of text"),
         }
     }
 }
@@ -94,6 +104,11 @@ pub fn check(config: &TopicConfig) -> Result<(), Error> {
 pub fn value<'a>(config: &'a TopicConfig, name: &str) -> &'a str {
     let default = || TOPIC_CONFIGS.iter().find(|spec| spec.name == name).map(|spec| spec.default);
     config.get(name).map(String::as_str).or_else(default).expect("callers name options of the table")
+}
+
+/// Who alone writes the topic, where that is said.
+pub fn writer(config: &TopicConfig) -> Option<&str> {
+    Some(value(config, WRITER)).filter(|writer| !writer.is_empty())
 }
 
 /// As [`value`], of an option that is an integer.

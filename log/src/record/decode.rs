@@ -129,7 +129,6 @@ impl Records {
 }
 
 /// A length and as many bytes; a length of -1 is null. The outer `None`: malformed.
-#[expect(clippy::option_option, reason = "the outer one is failure, the inner one Kafka's null")]
 fn nullable(bytes: &[u8], at: &mut usize) -> Option<Option<(usize, usize)>> {
     let length = varint::get_i32(bytes, at)?;
     if length == -1 {

@@ -14,6 +14,7 @@ pub enum ErrorCode {
     MessageTooLarge = 10,
     InvalidTopic = 17,
     InvalidRequiredAcks = 21,
+    TopicAuthorizationFailed = 29,
     InvalidTimestamp = 32,
     UnsupportedVersion = 35,
     TopicAlreadyExists = 36,

@@ -13,6 +13,7 @@ use self::client::Client;
 use super::{BrokerConfig, ServerHandle, serve};
 use crate::cluster::access::{NewTopic, Topic};
 use crate::cluster::backend::Backend;
+use crate::cluster::config;
 use crate::env::Env;
 use crate::node::{Node, NodeConfig};
 use crate::record::batch::Producer;
@@ -34,6 +35,7 @@ impl Fixture {
             ("three", 3, None),
             ("compact", 1, Some(("cleanup.policy", "compact"))),
             ("stamped", 1, Some(("message.timestamp.type", "LogAppendTime"))),
+            ("view", 1, Some((config::WRITER, "view spend"))),
         ] {
             let config = option.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
             backend.create_topic(NewTopic { name: name.to_owned(), partitions, config }).await.unwrap();

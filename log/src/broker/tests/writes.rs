@@ -101,6 +101,8 @@ fn what_is_no_good_batch_is_refused_alone() {
         let late = Batch::build(&[late], &frame).unwrap();
         for (topic, batch, code) in [
             ("none", &good, ErrorCode::UnknownTopicOrPartition),
+            ("view", &good, ErrorCode::TopicAuthorizationFailed),
+            ("__transaction_state", &good, ErrorCode::InvalidTopic),
             ("one", &transactional, ErrorCode::InvalidTxnState),
             ("one", &marker, ErrorCode::InvalidRecord),
             ("one", &late, ErrorCode::InvalidTimestamp),
