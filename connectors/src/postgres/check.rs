@@ -167,15 +167,7 @@ fn of_table(table: &Table, findings: &mut Vec<Finding>) {
         ));
     }
     if !table.identified {
-        findings.push(finding(
-            false,
-            format!(
-                "table {name} has no usable replica identity: once it is published, UPDATE and DELETE on it would fail"
-            ),
-            format!(
-                "ALTER TABLE {sql_name} REPLICA IDENTITY FULL; or give it a primary key; or leave it out of tables"
-            ),
-        ));
+        findings.push(finding(false, no_identity(table), no_identity_fix(table)));
     }
     if findings.len() == before {
         findings.push(finding(true, format!("table {name} can be captured"), ""));
@@ -186,4 +178,14 @@ fn of_table(table: &Table, findings: &mut Vec<Finding>) {
             "compute them in a view: PostgreSQL does not send them in the stream",
         ));
     }
+}
+
+pub fn no_identity(table: &Table) -> String {
+    let name = table.full_name();
+    format!("table {name} has no usable replica identity: once it is published, UPDATE and DELETE on it would fail")
+}
+
+pub fn no_identity_fix(table: &Table) -> String {
+    let name = table.sql_name();
+    format!("ALTER TABLE {name} REPLICA IDENTITY FULL; or give it a primary key; or leave it out of tables")
 }

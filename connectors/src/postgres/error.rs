@@ -35,6 +35,8 @@ pub enum Error {
     Changed(String),
     #[error("{}", sql_message(.0))]
     Sql(#[from] tokio_postgres::Error),
+    #[error("reading {table}: {}", sql_message(.source))]
+    Copy { table: String, source: tokio_postgres::Error },
 }
 
 /// SQLSTATE class 53 (resources), 57 (operator intervention), 58 (system), 08 (connection), and 55006 (in use) pass;
@@ -64,7 +66,7 @@ impl From<Error> for io::Error {
         let message = error.to_string();
         match error {
             Error::Server { code, hint, .. } if !passes(&code) => io::Error::User { message, hint },
-            Error::Sql(sql) => match sql.as_db_error() {
+            Error::Sql(sql) | Error::Copy { source: sql, .. } => match sql.as_db_error() {
                 Some(db) if !passes(db.code().code()) => {
                     io::Error::User { message, hint: db.hint().map(str::to_owned) }
                 }

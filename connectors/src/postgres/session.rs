@@ -29,6 +29,8 @@ pub struct Session {
     position: Position,
     /// The `end` that was handed over last.
     handed: Lsn,
+    /// The server waits for what it sent to be durable: it is about to stop.
+    hurried: bool,
     /// Room for the images of one change.
     rows: [Vec<Value<'static>>; 2],
 }
@@ -55,6 +57,7 @@ impl Session {
             block: SourceBlock::new(source, &position.database),
             transaction: None,
             handed: position.end,
+            hurried: false,
             position,
             rows: Default::default(),
         }
@@ -99,6 +102,15 @@ impl Session {
         self.transaction.is_none() && !self.assembler.is_empty()
     }
 
+    /// The server asks how far we are, which it does when it is about to stop: a position should not wait.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    pub fn is_hurried(&self) -> bool {
+        self.hurried
+    }
+
     /// By how much the position has moved since one was handed over; 0 inside a transaction.
     pub fn idle_bytes(&self) -> u64 {
         match self.transaction {
@@ -111,6 +123,7 @@ impl Session {
     pub fn take(&mut self) -> SourceBatch {
         let position = self.transaction.is_none().then(|| {
             self.handed = self.position.end;
+            self.hurried = false;
             self.position.to_bytes()
         });
         SourceBatch { records: self.assembler.take(), position, snapshot_done: true }

@@ -84,9 +84,10 @@ impl Snapshot {
         let mut writer = Writer::new(&self);
         for pinned in self.tables.iter() {
             let live = Live::pinned(pinned);
-            let rows = self.client.copy_out(&copy_sql(&pinned.table)).await?;
+            let failed = |source| Error::Copy { table: pinned.table.full_name(), source };
+            let rows = self.client.copy_out(&copy_sql(&pinned.table)).await.map_err(failed)?;
             let mut rows = pin!(rows);
-            while let Some(row) = rows.try_next().await? {
+            while let Some(row) = rows.try_next().await.map_err(failed)? {
                 writer.row(&live, row)?;
                 if writer.assembler.is_full() {
                     let records = writer.assembler.take();

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::catalog::Table;
+use super::check;
 use super::config::Settings;
-use super::error::{Error, lost};
+use super::error::{Error, lost, user};
 use super::position::{self, Captured, Position};
 use super::server;
 use super::session::Session;
@@ -23,7 +24,7 @@ use super::walsender::{Identity, Walsender};
 const CHUNKS_MAX: usize = 4;
 
 pub struct PostgresSource {
-    settings: Settings,
+    pub(super) settings: Settings,
     tables: Vec<Table>,
     relations: Vec<SourceRelation>,
     version: u32,
@@ -53,6 +54,9 @@ impl PostgresSource {
     }
 
     async fn begin(&mut self) -> Result<(), io::Error> {
+        if let Some(table) = self.tables.iter().find(|table| !table.identified) {
+            return Err(user(check::no_identity(table), check::no_identity_fix(table)));
+        }
         let client = server::connect(&self.settings).await?;
         server::remove(&client, &self.settings, false).await?;
         let tables: Vec<&Table> = self.tables.iter().collect();

@@ -59,7 +59,8 @@ pub async fn follow(
             receiver.frames.consume(size);
         }
         let idle_bytes = session.idle_bytes();
-        let idle = idle_bytes >= pace.idle_bytes || idle_bytes > 0 && Instant::now() >= idle_at;
+        let due = session.is_hurried() || Instant::now() >= idle_at;
+        let idle = idle_bytes >= pace.idle_bytes || idle_bytes > 0 && due;
         let ready = session.is_full() || session.is_whole() || idle;
         tokio::select! {
             biased;
@@ -86,6 +87,7 @@ fn take_frame(frame: wire::Frame<'_>, session: &mut Session, progress: &Progress
                 progress.received(end);
                 session.progress(end);
                 if reply_wanted {
+                    session.hurry();
                     progress.urgent.notify_one();
                 }
                 Ok(())
@@ -98,6 +100,9 @@ fn take_frame(frame: wire::Frame<'_>, session: &mut Session, progress: &Progress
         other => Err(Error::Protocol(format!("message {:?} in the stream", char::from(other)))),
     }
 }
+
+/// A server that stops asks again with every answer until everything is durable; it is not answered faster than this.
+const REPORT_EVERY_MIN: Duration = Duration::from_millis(10);
 
 /// Reports on a timer and when asked, until the connection fails.
 pub async fn report(mut sender: Sender, progress: &Progress, interval: Duration) -> Result<(), Error> {
@@ -113,6 +118,7 @@ pub async fn report(mut sender: Sender, progress: &Progress, interval: Duration)
         message.clear();
         wire::status_update(&mut message, received, durable, now_us());
         sender.send(&message).await?;
+        tokio::time::sleep(REPORT_EVERY_MIN).await;
     }
 }
 
