@@ -8,10 +8,9 @@
 //! `cut` lists the partitions whose end differs from the epoch before; with `"full":true` all of them, so that a reader
 //! may begin there. Epochs follow on by one; cuts and `now_us` never go back.
 //!
-//! Epoch `n + 1` is recorded only when every job has committed epoch `n` or had nothing to commit: recovery relies on
-//! it.
+//! Epoch `n + 1` is recorded only when epoch `n` is in the log and every job has committed it or had nothing to commit:
+//! recovery relies on it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -82,8 +81,8 @@ impl Timeline {
         Ok(&self.newest)
     }
 
-    /// The next epoch and its record. `now_us` is moved up to the newest epoch's where a clock went back.
-    pub fn next(&mut self, cut: log::Cut, now_us: i64) -> (Epoch, log::NewRecord) {
+    /// The next epoch and the value of its record. `now_us` is moved up to the newest epoch's where a clock went back.
+    pub fn next(&mut self, cut: log::Cut, now_us: i64) -> (Epoch, String) {
         let number = self.newest.number + 1;
         let full = self.written == 0 || number.is_multiple_of(FULL_EVERY);
         let before = &self.newest.cut.0;
@@ -97,15 +96,19 @@ impl Timeline {
         }
         let now_us = now_us.max(self.newest.now_us);
         let value = Value { epoch: number, now_us, full, cut: listed };
-        let value = serde_json::to_vec(&value).expect("numbers and strings are JSON");
+        let value = serde_json::to_string(&value).expect("numbers and strings are JSON");
         self.written += 1;
         self.newest = Epoch { number, cut: Arc::new(cut), now_us };
-        let record = log::NewRecord {
-            key: Some(Bytes::from(number.to_string())),
-            value: Some(Bytes::from(value)),
-            ..log::NewRecord::default()
-        };
-        (self.newest.clone(), record)
+        (self.newest.clone(), value)
+    }
+}
+
+/// The record of an epoch.
+pub fn record(epoch: u64, value: String) -> log::NewRecord {
+    log::NewRecord {
+        key: Some(Bytes::from(epoch.to_string())),
+        value: Some(Bytes::from(value)),
+        ..log::NewRecord::default()
     }
 }
 
@@ -121,11 +124,6 @@ pub fn moved(from: &log::Cut, to: &log::Cut) -> Option<bool> {
         any |= *end > before;
     }
     Some(any)
-}
-
-/// Epochs at which replay stops: where some job has committed last, and the newest one.
-pub fn stops(committed: impl Iterator<Item = u64>, newest: u64) -> BTreeSet<u64> {
-    committed.chain([newest]).filter(|epoch| (1..=newest).contains(epoch)).collect()
 }
 
 /// 32 lower-case hex digits.
@@ -164,7 +162,7 @@ mod tests {
         for (at, cut) in cuts.into_iter().enumerate() {
             let now_us = [10, 7, 11, 12][at];
             let (epoch, record) = writer.next(cut, now_us);
-            assert_eq!(reader.apply(&record.value.unwrap()).unwrap(), &epoch);
+            assert_eq!(reader.apply(record.as_bytes()).unwrap(), &epoch);
             assert_eq!(epoch.now_us, [10, 10, 11, 12][at], "now never goes back");
         }
     }
@@ -175,7 +173,7 @@ mod tests {
         writer.next(cut(&[(1, 1)]), 1);
         writer.next(cut(&[(1, 2)]), 2);
         let (_, third) = writer.next(cut(&[(1, 3)]), 3);
-        let error = Timeline::default().apply(&third.value.unwrap()).unwrap_err();
+        let error = Timeline::default().apply(third.as_bytes()).unwrap_err();
         assert!(matches!(error, Error::Gap { newest: 0, found: 3 }));
     }
 

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! key    job id, decimal digits
-//! value  {"job":7,"epoch":17,"plan_version":1,"digest":"<32 hex digits>","ranges":[["<topic id>",0,100,160],…]}
+//! value  {"job":7,"epoch":17,"plan_version":1,"digest":"<32 hex digits>","ranges":[["<topic id>",0,100,160],…],
+//!         "timeline":{…}}
 //!        null when the job has been removed
 //! ```
 //!
 //! The topic is compacted: the newest record of a job counts. `digest` sums up everything the job has put out since it
 //! began; `ranges` (partition, first offset, end) is what it put out in this epoch. An epoch in which a job puts out
-//! nothing has no commit record, except for its first.
+//! nothing has no commit record, except for its first. `timeline` is the epoch's record of the timeline: the jobs commit
+//! while that is on its way to the disk, and recovery takes it from here where it was lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use arrow::array::Int64Array;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::codec::Encode;
 use crate::delta::Delta;
@@ -36,6 +39,8 @@ pub(super) struct CommitRecord {
     pub plan_version: u64,
     pub digest: Digest,
     pub ranges: Vec<(log::TopicPartition, log::Offset, log::Offset)>,
+    /// The epoch's record of the timeline, JSON; none when it was in the log before.
+    pub timeline: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,6 +50,8 @@ struct Value {
     plan_version: u64,
     digest: String,
     ranges: Vec<(String, i32, i64, i64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeline: Option<Box<RawValue>>,
 }
 
 impl CommitRecord {
@@ -58,6 +65,7 @@ impl CommitRecord {
             plan_version: self.plan_version,
             digest: hex(&self.digest.0.to_be_bytes()),
             ranges: self.ranges.iter().map(range).collect(),
+            timeline: self.timeline.clone().and_then(|record| RawValue::from_string(record).ok()),
         };
         let value = serde_json::to_vec(&value).expect("numbers and strings are JSON");
         log::NewRecord { value: Some(Bytes::from(value)), ..tombstone(self.job) }
@@ -76,6 +84,7 @@ impl CommitRecord {
             plan_version: value.plan_version,
             digest: Digest(u128::from_be_bytes(id(&value.digest)?)),
             ranges: value.ranges.iter().map(range).collect::<Result<_, String>>()?,
+            timeline: value.timeline.map(|record| record.get().to_owned()),
         })
     }
 }
@@ -149,9 +158,10 @@ impl Committer {
         })
     }
 
-    /// Commits one epoch. After an error nothing of it is in the log, unless the log itself has failed.
-    pub async fn commit(&mut self, output: &Output) -> Result<(), run::Error> {
-        match self.write(output).await {
+    /// Commits one epoch; `timeline` is its record, where that may not be durable yet. After an error nothing of the
+    /// epoch is in the log, unless the log itself has failed.
+    pub async fn commit(&mut self, output: &Output, timeline: Option<&str>) -> Result<(), run::Error> {
+        match self.write(output, timeline).await {
             Ok(expected) => {
                 let committed = self.producer.commit().await?;
                 self.check(&expected, &committed)
@@ -164,7 +174,7 @@ impl Committer {
         }
     }
 
-    async fn write(&mut self, output: &Output) -> Result<CommitRecord, run::Error> {
+    async fn write(&mut self, output: &Output, timeline: Option<&str>) -> Result<CommitRecord, run::Error> {
         let firsts: Vec<_> = self.outputs.iter().map(|output| output.bounds().end).collect();
         let mut counts = vec![0i64; firsts.len()];
         let mut records = Vec::new();
@@ -185,6 +195,7 @@ impl Committer {
             plan_version: self.plan_version,
             digest: output.digest,
             ranges: ranges.collect(),
+            timeline: timeline.map(str::to_owned),
         };
         self.producer.append(self.jobs, vec![commit.record()]).await?;
         Ok(commit)
@@ -249,6 +260,7 @@ mod tests {
             plan_version: 2,
             digest: Digest(u128::MAX - 5),
             ranges: vec![(partition, log::Offset(10), log::Offset(12))],
+            timeline: Some(r#"{"epoch":40}"#.into()),
         };
         assert_eq!(CommitRecord::parse(&commit.record().value.unwrap()), Ok(commit));
     }

@@ -161,7 +161,10 @@ impl Driver {
         let (id, name) = (def.id, def.name.clone());
         let base = Base::open(&self.env, &*self.cluster, &self.config, def, &self.wake)?;
         let store = base.table.store().map(|store| store as Arc<dyn ViewStore>);
-        self.introduce(id, name, false, base.progress(), store);
+        let partitions = base.table.partitions().collect();
+        let state = JobState::Waiting { progress: base.progress() };
+        let status = JobStatus { id, name, view: false, state, epoch: 0, metrics: JobMetrics::default() };
+        self.introduce(Relation { status, store, partitions });
         self.tables.insert(id, base);
         Ok(())
     }
@@ -180,7 +183,9 @@ impl Driver {
                 return Err(self.stopped(*input));
             }
         }
-        self.introduce(id, name, true, "it waits for the next epoch".into(), None);
+        let state = JobState::Waiting { progress: "it waits for the next epoch".into() };
+        let status = JobStatus { id, name, view: true, state, epoch: 0, metrics: JobMetrics::default() };
+        self.introduce(Relation { status, store: None, partitions: Vec::new() });
         self.order.push(id);
         self.views.insert(id, view);
         Ok(())
@@ -212,10 +217,8 @@ impl Driver {
         Ok(())
     }
 
-    fn introduce(&self, id: RelationId, name: String, view: bool, progress: String, store: Option<Arc<dyn ViewStore>>) {
-        let state = JobState::Waiting { progress };
-        let status = JobStatus { id, name, view, state, epoch: 0, metrics: JobMetrics::default() };
-        self.shared.publish(|published| published.relations.insert(id, Relation { status, store }));
+    fn introduce(&self, relation: Relation) {
+        self.shared.publish(|published| published.relations.insert(relation.status.id, relation));
     }
 
     pub fn name(&self, id: RelationId) -> String {
@@ -288,17 +291,20 @@ impl Driver {
         tables.chain(self.views.iter().map(|(id, view)| (*id, self.view_state(view))))
     }
 
-    /// A waiting view says what it waits for.
+    /// A waiting view says what it waits for in the end.
     fn view_state(&self, view: &View) -> JobState {
-        let lagging = view.inputs.iter().find_map(|input| match (self.tables.get(input), self.views.get(input)) {
-            (Some(table), _) if !table.open => Some(table.progress()),
-            (_, Some(view)) if !view.is_running() => Some(format!("it waits for {}", view.def.name)),
-            _ => None,
-        });
-        match (view.state(), lagging) {
-            (JobState::Waiting { .. }, Some(progress)) => JobState::Waiting { progress },
-            (state, _) => state,
+        match view.state() {
+            JobState::Waiting { progress } => JobState::Waiting { progress: self.waits_for(view).unwrap_or(progress) },
+            state => state,
         }
+    }
+
+    fn waits_for(&self, view: &View) -> Option<String> {
+        view.inputs.iter().find_map(|input| match (self.tables.get(input), self.views.get(input)) {
+            (Some(table), _) => (!table.open).then(|| table.progress()),
+            (None, Some(view)) => self.waits_for(view),
+            (None, None) => None,
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::time::Epoch;
 use crate::timeline;
 
 /// The timeline's record on its way into the log.
-type Recording = log::env::Task<(Box<dyn log::Producer>, Result<(), log::Error>)>;
+pub(super) type Recording = log::env::Task<(Box<dyn log::Producer>, Result<(), log::Error>)>;
 
 /// State is measured this often.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
@@ -40,10 +40,10 @@ impl Driver {
             // Nothing new, or a cut older than the last: it will come.
             Some(_) | None => return Ok(false),
         }
-        let (epoch, record) = self.timeline.next(cut, self.env.now_us());
-        let recording = self.record(record);
+        let (epoch, value) = self.timeline.next(cut, self.env.now_us());
+        let recording = self.record(timeline::record(epoch.number, value.clone()));
         self.start_views(&starting, newest.number).await?;
-        self.epoch(&epoch, Some(recording)).await?;
+        self.epoch(&epoch, Some((recording, value))).await?;
         self.publish(&epoch);
         Ok(true)
     }
@@ -93,7 +93,7 @@ impl Driver {
     }
 
     /// Writes the timeline's record beside the work on its epoch.
-    fn record(&mut self, record: log::NewRecord) -> Recording {
+    pub fn record(&mut self, record: log::NewRecord) -> Recording {
         let mut recorder = self.recorder.take().expect("the record before is written");
         let at = self.timeline_at;
         self.env.spawn("timeline-record", async move {
@@ -218,22 +218,19 @@ impl Driver {
         });
     }
 
-    /// Takes everything through one epoch. `recording` is the timeline's record of it: nothing is committed before
-    /// that is durable; none in a replay.
-    pub async fn epoch(&mut self, epoch: &Epoch, recording: Option<Recording>) -> Result<(), Ended> {
+    /// Takes everything through one epoch. `recording` is the timeline's record of it on its way, and its value: the
+    /// jobs commit meanwhile. None in a replay.
+    pub async fn epoch(&mut self, epoch: &Epoch, recording: Option<(Recording, String)>) -> Result<(), Ended> {
         let begun = self.env.monotonic();
         for id in self.tables.keys().copied().collect::<Vec<_>>() {
             self.feed_table(id, epoch).await?;
         }
         let outputs = self.flush_views(epoch)?;
         let computed = self.env.monotonic();
-        if let Some(recording) = recording {
-            let stopped = |_| Ended::Fatal("the task that writes the timeline has ended".into());
-            let (recorder, result) = recording.await.map_err(stopped)?;
-            self.recorder = Some(recorder);
-            result.map_err(|error| Ended::Fatal(format!("the timeline cannot be written: {}", describe(&error))))?;
+        self.commit(outputs, recording.as_ref().map(|(_, value)| value.as_str())).await?;
+        if let Some((recording, _)) = recording {
+            self.recorded(recording).await?;
         }
-        self.commit(outputs).await?;
         let committed = self.env.monotonic();
         let mut published = self.shared.lock();
         published.metrics.last_compute_us = micros(computed - begun);
@@ -241,6 +238,14 @@ impl Driver {
         published.metrics.compute_us += micros(computed - begun);
         published.metrics.commit_us += micros(committed - computed);
         Ok(())
+    }
+
+    /// Waits until the timeline's record is durable.
+    pub async fn recorded(&mut self, recording: Recording) -> Result<(), Ended> {
+        let stopped = |_| Ended::Fatal("the task that writes the timeline has ended".into());
+        let (recorder, result) = recording.await.map_err(stopped)?;
+        self.recorder = Some(recorder);
+        result.map_err(|error| Ended::Fatal(format!("the timeline cannot be written: {}", describe(&error))))
     }
 
     async fn feed_table(&mut self, id: RelationId, epoch: &Epoch) -> Result<(), Ended> {
@@ -316,14 +321,14 @@ impl Driver {
     }
 
     /// All jobs commit at the same time, so that they share the log's syncs.
-    async fn commit(&mut self, mut outputs: Vec<(RelationId, Output)>) -> Result<(), Ended> {
+    async fn commit(&mut self, mut outputs: Vec<(RelationId, Output)>, timeline: Option<&str>) -> Result<(), Ended> {
         outputs.sort_by_key(|(id, _)| *id);
         let mut outputs = outputs.into_iter().peekable();
         let mut commits = Vec::new();
         for (id, view) in &mut self.views {
             let Some((_, output)) = outputs.next_if(|(of, _)| of == id) else { continue };
             if let Some(running) = view.running() {
-                commits.push(async move { (*id, running.commit(&output).await) });
+                commits.push(async move { (*id, running.commit(&output, timeline).await) });
             }
         }
         for (id, result) in join_all(commits).await {

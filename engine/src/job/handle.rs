@@ -58,6 +58,16 @@ pub(super) struct Published {
 pub(super) struct Relation {
     pub status: JobStatus,
     pub store: Option<Arc<dyn ViewStore>>,
+    /// What a table reads; nothing for a view.
+    pub partitions: Vec<log::TopicPartition>,
+}
+
+impl Published {
+    /// Whether the partition is an input that goes on.
+    fn follows(&self, partition: &log::TopicPartition) -> bool {
+        let mut live = self.relations.values().filter(|it| !matches!(it.status.state, JobState::Failed { .. }));
+        live.any(|relation| relation.partitions.contains(partition))
+    }
 }
 
 impl Shared {
@@ -157,7 +167,8 @@ impl Engine {
     pub async fn wait_for(&self, cut: &log::Cut) -> Result<u64, Error> {
         let covered = |published: &Published| {
             let have = &published.epoch.cut.0;
-            Ok(cut.0.iter().all(|(partition, end)| have.get(partition).is_none_or(|at| at >= end)))
+            let covers = |(partition, end)| have.get(partition).is_some_and(|at| at >= end);
+            Ok(cut.0.iter().all(|(partition, end)| covers((partition, end)) || !published.follows(partition)))
         };
         match self.wait_until(WAIT_FOR_MAX, covered).await? {
             Some(epoch) => Ok(epoch),

@@ -10,6 +10,9 @@ mod recover;
 mod status;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

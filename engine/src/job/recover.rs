@@ -3,7 +3,8 @@
 //! Replay stops at the epochs in which some job has committed last, in between it coalesces. At its own such epoch a
 //! job's accumulated digest must be that of its commit record; up to there its output is suppressed, from there on it is
 //! committed as usual. Because epoch `n + 1` is recorded only when everybody is through with epoch `n`, only the newest
-//! epoch can be half committed: what a crash left out is committed now, in the epoch it belongs to.
+//! epoch can be half committed: what a crash left out is committed now, in the epoch it belongs to. Its record may be
+//! missing in the timeline: then it is taken from a commit record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,11 +24,10 @@ impl Driver {
     pub async fn recover(&mut self, reply: oneshot::Sender<Result<(), Error>>) -> Result<(), Ended> {
         let begun = async {
             let commits = self.read_commits().await?;
-            let stops = commits.0.iter().filter(|(id, _)| self.views.contains_key(id));
-            let epochs = self.read_timeline(stops.map(|(_, commit)| commit.epoch).collect()).await?;
+            let epochs = self.read_timeline(&commits).await?;
             Ok((commits, epochs))
         };
-        let (commits, epochs) = match begun.await {
+        let (commits, (epochs, missing)) = match begun.await {
             Ok(found) => found,
             Err(error) => {
                 let reason = describe(&error);
@@ -35,6 +35,10 @@ impl Driver {
                 return Err(Ended::Fatal(reason));
             }
         };
+        if let Some(record) = missing {
+            let recording = self.record(record);
+            self.recorded(recording).await?;
+        }
         drop(reply.send(Ok(())));
         self.take_over(commits, &epochs).await?;
         let newest = self.timeline.newest().number;
@@ -56,10 +60,16 @@ impl Driver {
         Ok(commits)
     }
 
-    /// Follows the timeline to its end; returns the epochs asked for that are in it, and the newest.
-    async fn read_timeline(&mut self, wanted: BTreeSet<u64>) -> Result<BTreeMap<u64, Epoch>, Error> {
+    /// Follows the timeline to its end. Returns the newest epoch and those in which the jobs have committed, and the
+    /// newest one's record if it is missing in the topic.
+    async fn read_timeline(
+        &mut self,
+        commits: &Commits,
+    ) -> Result<(BTreeMap<u64, Epoch>, Option<log::NewRecord>), Error> {
         let mut timeline = Timeline::default();
         let mut found = BTreeMap::new();
+        let views = commits.0.iter().filter(|(id, _)| self.views.contains_key(id));
+        let wanted: BTreeSet<u64> = views.map(|(_, commit)| commit.epoch).collect();
         self.read_all(self.timeline_at, timeline::TOPIC, |record| {
             let value = record.value.as_deref().ok_or("the value is null")?;
             let epoch = timeline.apply(value).map_err(|error| describe(&error))?;
@@ -69,12 +79,22 @@ impl Driver {
             Ok(())
         })
         .await?;
+        let next = timeline.newest().number + 1;
+        let lost = commits.0.values().find(|commit| commit.epoch == next).and_then(|commit| commit.timeline.clone());
+        if let Some(value) = &lost {
+            let corrupt = |error: timeline::Error| Error::Corrupt {
+                topic: commit::TOPIC.to_owned(),
+                offset: -1,
+                detail: describe(&error),
+            };
+            timeline.apply(value.as_bytes()).map_err(corrupt)?;
+        }
         let newest = timeline.newest().clone();
         if newest.number > 0 {
             found.insert(newest.number, newest);
         }
         self.timeline = timeline;
-        Ok(found)
+        Ok((found, lost.map(|value| timeline::record(next, value))))
     }
 
     async fn read_all(

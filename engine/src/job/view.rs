@@ -133,7 +133,6 @@ impl View {
     /// Ends the epoch for it: the consolidated change of the view, which its store shows from then on, and what is to
     /// be committed, if anything.
     pub fn flush(&mut self, env: &log::Env, epoch: &Epoch) -> Result<(Option<Delta>, Option<Output>), run::Error> {
-        self.epoch = epoch.number;
         let Phase::Running(running) = &mut self.phase else { return Ok((None, None)) };
         let begun = env.monotonic();
         let delta = if std::mem::take(&mut running.touched) {
@@ -157,6 +156,7 @@ impl View {
         self.metrics.rows_touched = running.dataflow.rows_touched();
         self.metrics.busy_us += micros(env.monotonic() - begun);
         let suppressed = running.compare(epoch.number)?;
+        self.epoch = epoch.number;
         if suppressed || (delta.is_none() && running.committed) {
             return Ok((delta, None));
         }
@@ -192,8 +192,8 @@ impl Running {
         }
     }
 
-    pub async fn commit(&mut self, output: &Output) -> Result<(), run::Error> {
-        self.committer.commit(output).await?;
+    pub async fn commit(&mut self, output: &Output, timeline: Option<&str>) -> Result<(), run::Error> {
+        self.committer.commit(output, timeline).await?;
         self.committed = true;
         Ok(())
     }

@@ -185,7 +185,9 @@ impl Driver {
                 wait = self.config.retry_min;
             }
             match error {
-                Error::Outside(error) => {
+                Error::Log(log::Error::Busy(_) | log::Error::NotLeader(_) | log::Error::Unknown)
+                | Error::Outside(_) => {
+                    let error = error.to_string();
                     tracing::warn!(source = self.name, error, "source not reachable, trying again");
                     self.status.send_modify(|status| {
                         status.state = IngestState::Retrying { error };
@@ -227,10 +229,13 @@ impl Driver {
     /// From the stored position until it is told to stop (`Ok`) or something fails.
     async fn attempt(&mut self) -> Result<(), Error> {
         let mut producer = self.producer().await?;
-        let mut source = self.source.take().ok_or_else(|| Error::Lost {
-            message: "the source has panicked".into(),
-            hint: Some("restart riverrun; the source goes on from its stored position".into()),
+        // Read when others are fenced: the outcome of a commit may not have been known.
+        let stored = positions::load(&*self.cluster).await.map_err(|error| match error {
+            super::Error::Log(error) => Error::Log(error),
+            error => Error::Lost { message: error.to_string(), hint: None },
         })?;
+        self.stored = stored.get(&self.name).cloned();
+        let mut source = self.source.take().ok_or_else(panicked)?;
         let position = self.stored.as_ref().map(|stored| stored.position.clone());
         let (send, mut batches) = mpsc::channel(BATCHES_AHEAD);
         let (durable, durable_seen) = watch::channel(None);
@@ -255,6 +260,9 @@ impl Driver {
         // The reading task ends when it cannot hand over any more.
         drop((batches, durable));
         self.source = reading.await.ok();
+        if self.source.is_none() && result.is_ok() {
+            return Err(panicked());
+        }
         result
     }
 
@@ -306,8 +314,11 @@ impl Driver {
             open.bytes += record_bytes(&record);
             open.newest_ms = record.timestamp_ms.or(open.newest_ms);
             let run = runs.get_mut(relation);
-            run.ok_or_else(|| Error::Outside(format!("a record of relation {relation}, which has no topic")))?
-                .push(record);
+            let unknown = || Error::Lost {
+                message: format!("bug: a record of relation {relation}, which has no topic"),
+                hint: None,
+            };
+            run.ok_or_else(unknown)?.push(record);
         }
         for (topic, records) in self.topics.iter().zip(runs) {
             for (partition, records) in partition::by_key(records, topic.partitions.max(1) as usize) {
@@ -387,6 +398,13 @@ async fn read(
         if send.send((batch, permit)).await.is_err() || last {
             return;
         }
+    }
+}
+
+fn panicked() -> Error {
+    Error::Lost {
+        message: "bug: the source has panicked".into(),
+        hint: Some("restart riverrun; the source goes on from its stored position".into()),
     }
 }
 
