@@ -46,7 +46,7 @@ pub trait Aggregate: Send + Sync + std::fmt::Debug {
 
 /// The states of one aggregate function, one a group; a group is named by its slot. A result depends only on the
 /// weighted values that a group holds, not on the order in which they came and went.
-pub trait Accumulator: Send {
+pub trait Accumulator: Send + Sync {
     /// Makes room for the slots below `slots`, empty ones.
     fn grow(&mut self, slots: usize);
     /// For each row `i`, the value `values[i]` comes `weights[i]` times (goes, where negative) in the group `slots[i]`.
@@ -62,6 +62,12 @@ pub trait Accumulator: Send {
     fn save(&self, slot: u32, out: &mut Vec<u8>);
     /// Takes what [`Accumulator::save`] appended off the front of `from`, into an empty slot.
     fn load(&mut self, slot: u32, from: &mut &[u8]) -> Result<(), Error>;
+    /// As [`Accumulator::load`], added to what the slot holds: for batch queries that count in parts. Only asked of
+    /// functions whose parts can be added.
+    fn merge(&mut self, slot: u32, from: &mut &[u8]) -> Result<(), Error> {
+        let _ = (slot, from);
+        Err(Error::Bug("the parts of this aggregate cannot be added".to_owned()))
+    }
     /// Bytes of memory, about.
     fn bytes(&self) -> usize;
 }

@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod error;
+pub mod expr;
 pub mod parse;
 pub mod types;
 

@@ -4,7 +4,12 @@
 mod name;
 mod object;
 mod objects;
+mod store;
+
+#[cfg(test)]
+mod tests;
 
 pub use name::{DATABASE, Name, SCHEMA};
 pub use object::{Class, Column, Draft, Kind, Object, OnError, PinnedInput, Sink, Source, Table, View, schema};
 pub use objects::Objects;
+pub use store::{Catalog, TOPIC};

@@ -78,6 +78,24 @@ impl Exact {
         }
     }
 
+    /// Adds another sum: its limbs are terms, and a negative one lacks a limb of ones above them.
+    pub(super) fn add_all(&mut self, other: &Self) -> Result<(), Error> {
+        for (at, limb) in (other.base..).zip(&other.limbs) {
+            self.add_term(at, [*limb, 0, 0]);
+        }
+        if sign(&other.limbs) != 0 {
+            self.add_term(other.base + other.limbs.len() as u8, [u64::MAX; TERM_LIMBS]);
+        }
+        for (value, count) in
+            [f64::INFINITY, f64::NEG_INFINITY, f64::NAN].into_iter().zip(other.special.as_deref().unwrap_or(&[0; 3]))
+        {
+            if *count != 0 {
+                self.add_special(value, *count)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether nothing is left: all that came has gone.
     pub(super) fn is_zero(&self) -> bool {
         self.special.is_none() && self.limbs.iter().all(|limb| *limb == 0)

@@ -96,6 +96,16 @@ impl Accumulator for Floats {
         Ok(())
     }
 
+    fn merge(&mut self, slot: u32, from: &mut &[u8]) -> Result<(), Error> {
+        let more = Exact::load(from)?;
+        let state = &mut self.states[slot as usize];
+        self.heap_bytes -= state.sum.heap_bytes();
+        state.sum.add_all(&more)?;
+        self.heap_bytes += state.sum.heap_bytes();
+        state.count = add(state.count, i64::from_be_bytes(take(from)?))?;
+        Ok(())
+    }
+
     fn bytes(&self) -> usize {
         self.heap_bytes + self.states.capacity() * size_of::<State>()
     }

@@ -160,6 +160,15 @@ impl Accumulator for Sums {
         Ok(())
     }
 
+    fn merge(&mut self, slot: u32, from: &mut &[u8]) -> Result<(), Error> {
+        let more = i256::from_be_bytes(take(from)?);
+        let state = &mut self.states[slot as usize];
+        let total = state.total.checked_add(more);
+        state.total = total.ok_or_else(|| overflow(state.total, 0, "a sum of 256 bits"))?;
+        state.count = add(state.count, i64::from_be_bytes(take(from)?))?;
+        Ok(())
+    }
+
     fn bytes(&self) -> usize {
         self.states.capacity() * size_of::<State>()
     }

@@ -1,0 +1,294 @@
+//! [`Arithmetic`]: `+ - * / %` on numbers as PostgreSQL has them: checked, exact for decimals, and division by zero an
+//! error for floats too.
+//!
+//! Decimals have at most 38 digits. A product keeps all digits behind the point up to 20, then as many as its factors;
+//! a quotient has 16, or as many as its operands. What is cut off is rounded half away from zero.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
+use arrow::compute::kernels::{arity, numeric};
+use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, i256};
+use arrow::error::ArrowError;
+use datafusion::common::exec_err;
+use datafusion::error::Result as DfResult;
+use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+
+use crate::types::DIGITS_MAX;
+
+/// Digits behind the point that a product keeps in any case.
+const PRODUCT_SCALE: i8 = 20;
+/// Digits behind the point of a quotient, at least.
+const QUOTIENT_SCALE: i8 = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Modulo,
+}
+
+impl Op {
+    fn symbol(self) -> &'static str {
+        match self {
+            Self::Add => "+",
+            Self::Subtract => "-",
+            Self::Multiply => "*",
+            Self::Divide => "/",
+            Self::Modulo => "%",
+        }
+    }
+
+    /// The type of the result of two decimals.
+    fn decimal_type(self, (p1, s1): (u8, i8), (p2, s2): (u8, i8)) -> (u8, i8) {
+        let (whole1, whole2) = (i16::from(p1) - i16::from(s1), i16::from(p2) - i16::from(s2));
+        let (whole, scale) = match self {
+            Self::Add | Self::Subtract => (whole1.max(whole2) + 1, s1.max(s2)),
+            Self::Multiply => (whole1 + whole2 + 1, (s1 + s2).min(PRODUCT_SCALE.max(s1).max(s2))),
+            Self::Divide => (i16::from(DIGITS_MAX), QUOTIENT_SCALE.max(s1).max(s2)),
+            Self::Modulo => (whole1.min(whole2), s1.max(s2)),
+        };
+        let digits = (whole + i16::from(scale)).clamp(1, i16::from(DIGITS_MAX));
+        (digits as u8, scale)
+    }
+}
+
+/// The function behind an operator; both arguments have one of the types integer, float or decimal, the same kind.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Arithmetic {
+    op: Op,
+    signature: Signature,
+}
+
+impl Arithmetic {
+    pub fn new(op: Op) -> Self {
+        Self { op, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    fn written(&self, args: &[Expr], write: impl Fn(&Expr) -> String) -> String {
+        let nested = |e: &Expr| match e {
+            Expr::ScalarFunction(f) if f.func.inner().downcast_ref::<Self>().is_some() => format!("({})", write(e)),
+            _ => write(e),
+        };
+        let parts: Vec<String> = args.iter().map(nested).collect();
+        parts.join(&format!(" {} ", self.op.symbol()))
+    }
+}
+
+impl ScalarUDFImpl for Arithmetic {
+    fn name(&self) -> &str {
+        self.op.symbol()
+    }
+
+    fn display_name(&self, args: &[Expr]) -> DfResult<String> {
+        Ok(self.written(args, ToString::to_string))
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
+        Ok(self.written(args, |e| e.schema_name().to_string()))
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
+        Ok(types.to_vec())
+    }
+
+    fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
+        match types {
+            [DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)] => {
+                let (digits, scale) = self.op.decimal_type((*p1, *s1), (*p2, *s2));
+                Ok(DataType::Decimal128(digits, scale))
+            }
+            [left, right] if left == right => Ok(left.clone()),
+            other => exec_err!("{} of {other:?}", self.op.symbol()),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        let scalar = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let [left, right] = arrays.as_slice() else { return exec_err!("an operator takes two values") };
+        let out = compute(self.op, left, right, args.return_field.data_type())?;
+        match scalar {
+            true => Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&out, 0)?)),
+            false => Ok(ColumnarValue::Array(out)),
+        }
+    }
+}
+
+fn compute(op: Op, left: &ArrayRef, right: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    if let DataType::Decimal128(digits, scale) = to {
+        let (left, right) = (left.as_primitive::<Decimal128Type>(), right.as_primitive::<Decimal128Type>());
+        let out = decimal(op, left, right, (*digits, *scale))?;
+        return Ok(Arc::new(out.with_precision_and_scale(*digits, *scale)?));
+    }
+    match op {
+        Op::Add => numeric::add(left, right),
+        Op::Subtract => numeric::sub(left, right),
+        Op::Multiply => numeric::mul(left, right),
+        Op::Divide => {
+            refuse_zero(left, right)?;
+            numeric::div(left, right)
+        }
+        Op::Modulo => {
+            refuse_zero(left, right)?;
+            numeric::rem(left, right)
+        }
+    }
+}
+
+/// Arrow divides floats by zero; PostgreSQL does not. Integers Arrow checks itself.
+fn refuse_zero(left: &ArrayRef, right: &ArrayRef) -> Result<(), ArrowError> {
+    let zero = |row: usize| match right.data_type() {
+        DataType::Float64 => right.as_primitive::<Float64Type>().value(row) == 0.0,
+        DataType::Float32 => right.as_primitive::<Float32Type>().value(row) == 0.0,
+        _ => false,
+    };
+    let found = right.data_type().is_floating()
+        && (0..right.len()).any(|row| right.is_valid(row) && left.is_valid(row) && zero(row));
+    if found { Err(ArrowError::DivideByZero) } else { Ok(()) }
+}
+
+type Number = (u8, i8);
+
+fn decimal(op: Op, left: &Decimal128Array, right: &Decimal128Array, to: Number) -> Result<Decimal128Array, ArrowError> {
+    let (s1, s2) = (left.scale(), right.scale());
+    let limit = 10i128.pow(to.0.into());
+    let check = |value: Option<i128>, a: i128, b: i128| match value {
+        Some(value) if -limit < value && value < limit => Ok(value),
+        _ => Err(overflow(op, (a, s1), (b, s2), to)),
+    };
+    match op {
+        Op::Add | Op::Subtract | Op::Modulo => {
+            // Both at the result's scale, the larger of the two.
+            let (up1, up2) = (power(to.1 - s1), power(to.1 - s2));
+            arity::try_binary(left, right, |a, b| {
+                let (x, y) = (a.checked_mul(up1), b.checked_mul(up2));
+                let (Some(x), Some(y)) = (x, y) else { return Err(overflow(op, (a, s1), (b, s2), to)) };
+                match op {
+                    Op::Add => check(x.checked_add(y), a, b),
+                    Op::Subtract => check(x.checked_sub(y), a, b),
+                    _ if y == 0 => Err(ArrowError::DivideByZero),
+                    _ => check(Some(x % y), a, b),
+                }
+            })
+        }
+        Op::Multiply => {
+            let down = power(s1 + s2 - to.1);
+            arity::try_binary(left, right, |a, b| match a.checked_mul(b) {
+                Some(product) if down == 1 => check(Some(product), a, b),
+                Some(product) => check(Some(divide_rounded(product, down)), a, b),
+                None => {
+                    let product = i256::from_i128(a).wrapping_mul(i256::from_i128(b));
+                    check(divide_rounded_wide(product, down), a, b)
+                }
+            })
+        }
+        Op::Divide => {
+            // At most 10^76, which 256 bits hold.
+            let up = i256::from_i128(10).wrapping_pow((to.1 + s2 - s1).unsigned_abs().into());
+            let up_narrow = up.to_i128();
+            arity::try_binary(left, right, |a, b| match (b, up_narrow.and_then(|up| a.checked_mul(up))) {
+                (0, _) => Err(ArrowError::DivideByZero),
+                (_, Some(dividend)) => check(Some(divide_rounded(dividend, b)), a, b),
+                (_, None) => {
+                    let dividend = i256::from_i128(a).checked_mul(up);
+                    check(dividend.and_then(|dividend| divide_rounded_wide(dividend, b)), a, b)
+                }
+            })
+        }
+    }
+}
+
+/// 10 to the power; scales differ by at most 38, and 10^38 fits.
+fn power(exponent: i8) -> i128 {
+    10i128.pow(exponent.unsigned_abs().into())
+}
+
+/// Half away from zero.
+fn divide_rounded(dividend: i128, divisor: i128) -> i128 {
+    let (whole, rest) = (dividend / divisor, dividend % divisor);
+    if rest.unsigned_abs() >= divisor.unsigned_abs() - rest.unsigned_abs() {
+        whole + if (dividend < 0) == (divisor < 0) { 1 } else { -1 }
+    } else {
+        whole
+    }
+}
+
+/// As [`divide_rounded`]; `None` when the result does not fit 128 bits.
+fn divide_rounded_wide(dividend: i256, divisor: i128) -> Option<i128> {
+    let wide = i256::from_i128(divisor);
+    let (whole, rest) = (dividend.wrapping_div(wide), dividend.wrapping_rem(wide));
+    let (rest, wide) = (rest.wrapping_abs(), wide.wrapping_abs());
+    let up = rest >= wide.wrapping_sub(rest);
+    let step = if dividend.is_negative() == (divisor < 0) { i256::ONE } else { i256::MINUS_ONE };
+    (if up { whole.wrapping_add(step) } else { whole }).to_i128()
+}
+
+fn overflow(op: Op, a: (i128, i8), b: (i128, i8), to: Number) -> ArrowError {
+    let show = |(value, scale)| Decimal128Type::format_decimal_of(value, scale);
+    let text = format!("{} {} {} does not fit numeric({},{})", show(a), op.symbol(), show(b), to.0, to.1);
+    ArrowError::ArithmeticOverflow(text)
+}
+
+trait FormatDecimal {
+    fn format_decimal_of(value: i128, scale: i8) -> String;
+}
+
+impl FormatDecimal for Decimal128Type {
+    fn format_decimal_of(value: i128, scale: i8) -> String {
+        use arrow::datatypes::DecimalType;
+        Self::format_decimal(value, DIGITS_MAX, scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(values: &[i128], digits: u8, scale: i8) -> ArrayRef {
+        Arc::new(Decimal128Array::from(values.to_vec()).with_precision_and_scale(digits, scale).expect("they fit"))
+    }
+
+    #[track_caller]
+    fn check(op: Op, (a, s1): (i128, i8), (b, s2): (i128, i8), expect: &str) {
+        let (left, right) = (numbers(&[a], 38, s1), numbers(&[b], 38, s2));
+        let to =
+            Arithmetic::new(op).return_type(&[left.data_type().clone(), right.data_type().clone()]).expect("a type");
+        let got = match compute(op, &left, &right, &to) {
+            Ok(out) => out.as_primitive::<Decimal128Type>().value_as_string(0),
+            Err(e) => e.to_string(),
+        };
+        assert_eq!(got, expect);
+    }
+
+    #[test]
+    fn decimals() {
+        check(Op::Add, (150, 2), (25, 1), "4.00");
+        check(Op::Subtract, (1, 0), (1, 2), "0.99");
+        check(Op::Multiply, (-15, 1), (15, 1), "-2.25");
+        check(Op::Multiply, (5, 20), (1, 1), "0.00000000000000000001");
+        check(Op::Divide, (10, 0), (3, 0), "3.3333333333333333");
+        check(Op::Divide, (-2, 0), (3, 0), "-0.6666666666666667");
+        check(
+            Op::Divide,
+            (10i128.pow(30) + 1, 10),
+            (-8 * 10i128.pow(10), 10),
+            "-12500000000000000000.0000000000125000",
+        );
+        check(Op::Divide, (1, 0), (0, 0), "Divide by zero error");
+        check(Op::Modulo, (-7, 0), (3, 0), "-1");
+        let big = 10i128.pow(38) - 1;
+        check(
+            Op::Add,
+            (big, 0),
+            (1, 0),
+            "Arithmetic overflow: 99999999999999999999999999999999999999 + 1 does not fit numeric(38,0)",
+        );
+    }
+}

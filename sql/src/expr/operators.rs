@@ -1,0 +1,202 @@
+//! [`Operators`]: what operators mean between the types of their operands, where DataFusion and PostgreSQL differ.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result as DfResult;
+use datafusion::logical_expr::expr::{Cast, Placeholder, ScalarFunction};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use super::arithmetic::{Arithmetic, Op};
+use crate::error::{Error, Location, sqlstate};
+use crate::types::DIGITS_MAX;
+
+#[derive(Debug)]
+pub struct Operators;
+
+impl ExprPlanner for Operators {
+    fn plan_binary_op(&self, raw: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = raw;
+        let comparison = is_comparison(&op);
+        let arithmetic = arithmetic(&op);
+        if arithmetic.is_none() && !comparison {
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        }
+        let (left, right) = (narrow(left), narrow(right));
+        let (left_type, right_type) = (type_of(&left, schema)?, type_of(&right, schema)?);
+        let (left, left_type) = adopt(left, left_type, &right, &right_type);
+        let (right, right_type) = adopt(right, right_type, &left, &left_type);
+        check_text(&op, &left, &left_type, &right, &right_type)?;
+        let Some(arithmetic) = arithmetic else {
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        };
+        let planned = match (left_type, right_type) {
+            (Some(lt), Some(rt)) => {
+                dates(arithmetic, &left, &lt, &right, &rt).or_else(|| numbers(arithmetic, &left, &lt, &right, &rt))
+            }
+            _ => None,
+        };
+        Ok(match planned {
+            Some(expr) => PlannerResult::Planned(expr),
+            None => PlannerResult::Original(RawBinaryExpr { op, left, right }),
+        })
+    }
+}
+
+fn arithmetic(op: &BinaryOperator) -> Option<Op> {
+    Some(match op {
+        BinaryOperator::Plus => Op::Add,
+        BinaryOperator::Minus => Op::Subtract,
+        BinaryOperator::Multiply => Op::Multiply,
+        BinaryOperator::Divide => Op::Divide,
+        BinaryOperator::Modulo => Op::Modulo,
+        _ => return None,
+    })
+}
+
+fn is_comparison(op: &BinaryOperator) -> bool {
+    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq)
+}
+
+/// A whole number that fits is `integer`, as in PostgreSQL.
+fn narrow(expr: Expr) -> Expr {
+    match expr {
+        Expr::Literal(ScalarValue::Int64(Some(n)), metadata) => match i32::try_from(n) {
+            Ok(n) => Expr::Literal(ScalarValue::Int32(Some(n)), metadata),
+            Err(_) => Expr::Literal(ScalarValue::Int64(Some(n)), metadata),
+        },
+        other => other,
+    }
+}
+
+/// `None`: a parameter whose type is still open.
+fn type_of(expr: &Expr, schema: &DFSchema) -> DfResult<Option<DataType>> {
+    match expr {
+        Expr::Placeholder(Placeholder { field: None, .. }) => Ok(None),
+        other => Ok(Some(other.get_type(schema)?)),
+    }
+}
+
+/// A quoted literal, and a parameter without a type, take the type of the other operand.
+fn adopt(expr: Expr, own: Option<DataType>, other: &Expr, other_type: &Option<DataType>) -> (Expr, Option<DataType>) {
+    let Some(target) = other_type else { return (expr, own) };
+    match expr {
+        Expr::Placeholder(Placeholder { id, field: None }) if !target.is_null() => {
+            let field = Some(Arc::new(Field::new("", target.clone(), true)));
+            (Expr::Placeholder(Placeholder { id, field }), Some(target.clone()))
+        }
+        Expr::Literal(ScalarValue::Utf8(_), _) if is_plain(target) && !is_quoted(other) => {
+            (cast(expr, target), Some(target.clone()))
+        }
+        _ => (expr, own),
+    }
+}
+
+fn is_quoted(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(ScalarValue::Utf8(_), _))
+}
+
+/// Types whose text form a quoted literal may have. Times are left to DataFusion, which knows intervals too.
+fn is_plain(data_type: &DataType) -> bool {
+    data_type.is_numeric() || matches!(data_type, DataType::Boolean | DataType::Date32)
+}
+
+/// PostgreSQL compares no text with numbers; DataFusion would, as text.
+fn check_text(
+    op: &BinaryOperator,
+    left: &Expr,
+    left_type: &Option<DataType>,
+    right: &Expr,
+    right_type: &Option<DataType>,
+) -> DfResult<()> {
+    let text = |t: &Option<DataType>| matches!(t, Some(DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8));
+    let plain = |t: &Option<DataType>| t.as_ref().is_some_and(is_plain);
+    if !(text(left_type) && plain(right_type) || plain(left_type) && text(right_type)) {
+        return Ok(());
+    }
+    let name = |t: &Option<DataType>| match t {
+        Some(t) => crate::types::ColumnType { data_type: t.clone(), pg_type: None }.name().unwrap_or(t.to_string()),
+        None => "unknown".to_string(),
+    };
+    let message = format!("operator does not exist: {} {op} {}", name(left_type), name(right_type));
+    let span = [left, right].into_iter().find_map(|e| e.spans().and_then(|s| s.first()));
+    Err(Error::new(sqlstate::UNDEFINED_FUNCTION, message)
+        .hint("add a type cast: column::type")
+        .at(span.map(|s| Location { line: s.start.line, column: s.start.column }))
+        .into())
+}
+
+fn cast(expr: Expr, to: &DataType) -> Expr {
+    Expr::Cast(Cast::new(Box::new(expr), to.clone()))
+}
+
+fn call(op: Op, left: Expr, right: Expr) -> Expr {
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::from(Arithmetic::new(op))), vec![left, right]))
+}
+
+/// `date ± integer` is a date, `date - date` the days between.
+fn dates(op: Op, left: &Expr, left_type: &DataType, right: &Expr, right_type: &DataType) -> Option<Expr> {
+    let days = |e: &Expr| cast(e.clone(), &DataType::Int32);
+    match (left_type, op, right_type) {
+        (DataType::Date32, Op::Subtract, DataType::Date32) => Some(call(op, days(left), days(right))),
+        (DataType::Date32, Op::Add | Op::Subtract, t) if t.is_integer() => {
+            Some(cast(call(op, days(left), days(right)), &DataType::Date32))
+        }
+        (t, Op::Add, DataType::Date32) if t.is_integer() => {
+            Some(cast(call(op, days(left), days(right)), &DataType::Date32))
+        }
+        _ => None,
+    }
+}
+
+fn numbers(op: Op, left: &Expr, left_type: &DataType, right: &Expr, right_type: &DataType) -> Option<Expr> {
+    let (to_left, to_right) = common(left_type, right_type)?;
+    let side = |expr: &Expr, from: &DataType, to: &DataType| match from == to {
+        true => expr.clone(),
+        false => cast(expr.clone(), to),
+    };
+    Some(call(op, side(left, left_type, &to_left), side(right, right_type, &to_right)))
+}
+
+/// The types in which two numbers are computed with; `None` when one is no number.
+fn common(left: &DataType, right: &DataType) -> Option<(DataType, DataType)> {
+    use DataType::{Decimal128, Float32, Float64, Int16, Int32, Int64, Null};
+    let plain = |t: &DataType| {
+        Some(match t {
+            DataType::Int8 | DataType::UInt8 | Int16 => Int16,
+            DataType::UInt16 | Int32 => Int32,
+            DataType::UInt32 | DataType::UInt64 | Int64 => Int64,
+            DataType::Float16 | Float32 => Float32,
+            Float64 => Float64,
+            Decimal128(digits, scale) if *scale >= 0 => Decimal128(*digits, *scale),
+            DataType::Decimal32(digits, scale) | DataType::Decimal64(digits, scale) if *scale >= 0 => {
+                Decimal128(*digits, *scale)
+            }
+            DataType::Decimal256(_, scale) if *scale >= 0 => Decimal128(DIGITS_MAX, *scale),
+            Null => Null,
+            _ => return None,
+        })
+    };
+    let (left, right) = (plain(left)?, plain(right)?);
+    let decimal = |t: &DataType| match t {
+        Int16 => Decimal128(5, 0),
+        Int32 => Decimal128(10, 0),
+        Int64 => Decimal128(19, 0),
+        other => other.clone(),
+    };
+    Some(match (&left, &right) {
+        (Null, Null) => return None,
+        (Null, t) | (t, Null) => (t.clone(), t.clone()),
+        (Decimal128(..), Decimal128(..)) => (left, right),
+        (Decimal128(..), t) | (t, Decimal128(..)) if t.is_integer() => (decimal(&left), decimal(&right)),
+        (Float32, Float32) => (Float32, Float32),
+        (Float32 | Float64, _) | (_, Float32 | Float64) => (Float64, Float64),
+        (Int64, _) | (_, Int64) => (Int64, Int64),
+        (Int32, _) | (_, Int32) => (Int32, Int32),
+        _ => (Int16, Int16),
+    })
+}
