@@ -132,7 +132,7 @@ impl Env {
                 Some(runtime) => drop(runtime.spawn(wrapped)),
                 None => drop(tokio::spawn(wrapped)),
             },
-            Place::Simulated(sim) => sim.spawn(Box::pin(wrapped)),
+            Place::Simulated(sim) => sim.spawn(name, Box::pin(wrapped)),
         }
         task
     }
@@ -158,7 +158,7 @@ impl Env {
                     }
                 })?;
             }
-            Place::Simulated(sim) => sim.spawn(Box::pin(wrapped)),
+            Place::Simulated(sim) => sim.spawn(name, Box::pin(wrapped)),
         }
         Ok(task)
     }
@@ -174,7 +174,7 @@ impl Env {
             Place::Real(_) => {
                 std::thread::Builder::new().name(name.to_owned()).spawn(move || block_on_ready(wrapped))?;
             }
-            Place::Simulated(sim) => sim.spawn(Box::pin(wrapped)),
+            Place::Simulated(sim) => sim.spawn(name, Box::pin(wrapped)),
         }
         Ok(task)
     }

@@ -36,6 +36,7 @@ struct State {
 
 struct Job {
     id: u64,
+    name: &'static str,
     sim: Weak<Sim>,
     queued: AtomicBool,
     work: Mutex<Option<Work>>,
@@ -88,13 +89,18 @@ impl Sim {
         Step { waited: false }
     }
 
-    pub(super) fn spawn(&self, work: Work) {
+    pub(super) fn spawn(&self, name: &'static str, work: Work) {
         let job = {
             let mut state = self.lock();
             let id = state.task_next;
             state.task_next += 1;
-            let job =
-                Job { id, sim: Weak::clone(&self.this), queued: AtomicBool::new(false), work: Mutex::new(Some(work)) };
+            let job = Job {
+                id,
+                name,
+                sim: Weak::clone(&self.this),
+                queued: AtomicBool::new(false),
+                work: Mutex::new(Some(work)),
+            };
             let job = Arc::new(job);
             state.tasks.insert(id, Arc::clone(&job));
             job
@@ -106,6 +112,7 @@ impl Sim {
         let mut main = std::pin::pin!(main);
         let main_job = Arc::new(Job {
             id: MAIN,
+            name: "main",
             sim: Weak::clone(&self.this),
             queued: AtomicBool::new(false),
             work: Mutex::new(None),
@@ -147,9 +154,9 @@ impl Sim {
                     return state.ready.swap_remove(at);
                 }
                 let Some((&(time, _), _)) = state.timers.first_key_value() else {
-                    let waiting = state.tasks.len();
+                    let waiting: Vec<&str> = state.tasks.values().map(|job| job.name).collect();
                     drop(state);
-                    panic!("nothing can run any more: {waiting} tasks wait for ever");
+                    panic!("nothing can run any more, these wait for ever: {waiting:?}");
                 };
                 assert!(time >= state.now, "timers lie ahead");
                 state.now = time;

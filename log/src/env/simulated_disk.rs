@@ -116,6 +116,17 @@ impl SimDisk {
         state.dead = false;
     }
 
+    /// The process ends and planned damage with it, the machine stays on: what was written stays readable.
+    pub fn heal(&self) {
+        let mut state = lock(&self.state);
+        if state.dead {
+            drop(state);
+            return self.crash();
+        }
+        state.locks.clear();
+        state.damage.clear();
+    }
+
     /// Flips one bit of a file, behind everybody's back.
     pub fn flip_bit(&self, path: &Path, offset: usize) {
         let node = lock(&self.state).names.get(path).map(Arc::clone).expect("the file is there");
@@ -124,6 +135,12 @@ impl SimDisk {
         if let Some(byte) = content.durable.get_mut(offset) {
             *byte ^= 1;
         }
+    }
+
+    /// All files as programs read them: for comparing runs.
+    pub fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let names = lock(&self.state).names.clone();
+        names.into_iter().map(|(path, node)| (path, lock(&node).bytes.clone())).collect()
     }
 
     /// A file's bytes as a program reads them.

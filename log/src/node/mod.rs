@@ -341,4 +341,6 @@ fn url_base64_128(high: u64, low: u64) -> String {
 }
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod tests;

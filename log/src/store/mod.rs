@@ -32,7 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use self::files::Files;
 use self::partition::{Partition, Piece};
 pub(crate) use self::recovery::Replayed;
-use self::session::Session;
+use self::session::Ticket;
 use self::shard::{Append, How, Mailbox, Message, Owned, Shard};
 use self::stable::Stable;
 use self::tail::Tail;
@@ -280,15 +280,10 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Queues a batch of a session's transaction. Its fate is the session's to tell.
-    pub async fn append_in(
-        &self,
-        partition: TopicPartition,
-        batch: Batch,
-        session: &Arc<Session>,
-    ) -> Result<(), Error> {
+    /// Queues a batch of a session's transaction. Its fate is the session's to tell, also when this future is dropped.
+    pub async fn append_in(&self, partition: TopicPartition, batch: Batch, ticket: Ticket) -> Result<(), Error> {
         let permit = Some(self.admit(partition, batch.size()).await?);
-        let how = How::Transactional(Arc::clone(session));
+        let how = How::Transactional(ticket);
         let append = Append { partition, batch, how, permit, placed: None, durable: None };
         self.send(partition, Message::Append(Box::new(append))).await
     }

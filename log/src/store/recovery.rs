@@ -4,6 +4,7 @@
 //! acknowledged and is cut off; what is not whole anywhere else is damage, and an error that names the place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -89,6 +90,7 @@ pub(super) fn recover(env: &Env, dir: &Path, files: &Files) -> Result<Recovered,
         partitions: BTreeMap::new(),
         named: BTreeSet::new(),
         end: End { file: None, next_number: 1, next_sequence: 1, previous_end: 0 },
+        last_group: FILE_HEADER,
         bytes: 0,
     };
     let disk = env.disk();
@@ -109,6 +111,8 @@ struct Reader<'a> {
     /// The files that the log says it is made of.
     named: BTreeSet<u32>,
     end: End,
+    /// Where the last whole group begins in its file.
+    last_group: usize,
     bytes: u64,
 }
 
@@ -165,7 +169,10 @@ impl Reader<'_> {
             file.set_len(end as u64)?;
         }
         if last {
-            // What was read may still be in the system's memory only.
+            // The last group may be in the system's memory only, and marked as clean there by a sync that failed: only
+            // writing it again makes a sync mean something. Those before it were synced before it was written.
+            let from = if self.last_group == FILE_HEADER { 0 } else { self.last_group };
+            file.write_at(from as u64, &[IoSlice::new(&bytes[from..end])])?;
             file.sync_data()?;
             self.env.disk().sync_dir(self.dir)?;
         }
@@ -187,6 +194,7 @@ impl Reader<'_> {
             }
             let start = at + GROUP_HEADER;
             self.entries(number, start, &bytes.slice(start..start + body), group.entries)?;
+            self.last_group = at;
             at = start + body;
             self.end.next_sequence += 1;
             self.end.previous_end = at as u64;

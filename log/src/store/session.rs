@@ -20,6 +20,8 @@ struct State {
     producer_id: i64,
     epoch: i16,
     fenced: bool,
+    /// The markers of the transaction before are not written yet: nothing may get in between.
+    ending: bool,
     /// First offset and the one behind the last, by partition.
     ranges: BTreeMap<TopicPartition, (Offset, Offset)>,
     /// Batches that have their place or were refused, in this transaction.
@@ -27,12 +29,50 @@ struct State {
     failed: Option<Error>,
 }
 
+/// A batch on its way: settled by [`Ticket::place`], or by its drop, which says that its fate is not known.
+pub(crate) struct Ticket(Option<std::sync::Arc<Session>>);
+
+impl Ticket {
+    pub fn new(session: &std::sync::Arc<Session>) -> Ticket {
+        Ticket(Some(std::sync::Arc::clone(session)))
+    }
+
+    /// See [`Session::place`]. After an error the ticket is still to be settled.
+    pub fn place(&mut self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
+        let session = self.0.as_ref().expect("it is settled once");
+        session.place(partition, batch, base)?;
+        self.0 = None;
+        Ok(())
+    }
+
+    pub fn refuse(mut self, error: Error) {
+        let session = self.0.take().expect("it is settled once");
+        session.fail(error);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take() {
+            session.fail(Error::Unknown);
+        }
+    }
+}
+
 /// First offset and the one behind the last, by partition.
 pub(crate) type Ranges = BTreeMap<TopicPartition, (Offset, Offset)>;
 
 impl Session {
     pub fn new(transactional_id: String, producer_id: i64, epoch: i16) -> Session {
-        let state = State { producer_id, epoch, fenced: false, ranges: BTreeMap::new(), settled: 0, failed: None };
+        let state = State {
+            producer_id,
+            epoch,
+            fenced: false,
+            ending: false,
+            ranges: BTreeMap::new(),
+            settled: 0,
+            failed: None,
+        };
         Session { transactional_id, state: Mutex::new(state), placed: Notify::new() }
     }
 
@@ -51,7 +91,7 @@ impl Session {
     }
 
     /// A shard takes a batch at this offset, or must not.
-    pub fn place(&self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
+    fn place(&self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
         let mut state = self.lock();
         let producer = batch.producer().map(|producer| (producer.id, producer.epoch));
         if state.fenced || producer != Some((state.producer_id, state.epoch)) {
@@ -66,7 +106,7 @@ impl Session {
     }
 
     /// A batch was refused: the transaction can only be aborted.
-    pub fn fail(&self, error: Error) {
+    fn fail(&self, error: Error) {
         let mut state = self.lock();
         state.settled += 1;
         state.failed.get_or_insert(error);
@@ -82,13 +122,19 @@ impl Session {
             notified.as_mut().enable();
             {
                 let mut state = self.lock();
-                if let Some(error) = state.failed.take() {
-                    // It stays failed: a commit after this must not succeed.
-                    state.failed = Some(Error::Unknown);
-                    return Err(error);
+                if state.fenced {
+                    return Err(self.fenced());
                 }
+                // All of them, also after a refusal: none may arrive in the next transaction.
                 if state.settled >= count {
-                    return Ok(());
+                    return match state.failed.take() {
+                        None => Ok(()),
+                        Some(error) => {
+                            // It stays failed until it is ended.
+                            state.failed = Some(Error::Unknown);
+                            Err(error)
+                        }
+                    };
                 }
             }
             notified.await;
@@ -110,13 +156,39 @@ impl Session {
         self.placed.notify_waiters();
     }
 
-    /// The transaction is over; the next one goes under this producer id and epoch.
-    pub fn next(&self, producer_id: i64, epoch: i16) -> Ranges {
+    /// The transaction is being ended; the next one goes under this producer id and epoch, behind [`Session::ended`].
+    pub fn next(&self, producer_id: i64, epoch: i16) {
         let mut state = self.lock();
+        state.ending = true;
         state.producer_id = producer_id;
         state.epoch = epoch;
         state.settled = 0;
         state.failed = None;
-        std::mem::take(&mut state.ranges)
+        state.ranges.clear();
+    }
+
+    /// The markers are written.
+    pub fn ended(&self) {
+        self.lock().ending = false;
+        self.placed.notify_waiters();
+    }
+
+    /// Waits until a transaction may begin; returns the producer id and epoch it has.
+    pub async fn begun(&self) -> Result<(i64, i16), Error> {
+        loop {
+            let notified = self.placed.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.fenced {
+                    return Err(self.fenced());
+                }
+                if !state.ending {
+                    return Ok((state.producer_id, state.epoch));
+                }
+            }
+            notified.await;
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::Shared;
 use super::partition::{Entry, Partition, Place};
 use super::producers::{Producers, Verdict};
 use super::recovery::PartitionState;
-use super::session::Session;
+use super::session::Ticket;
 use super::wal::{Item, stopped};
 use crate::env::Env;
 use crate::record::{Batch, Offset, TopicPartition};
@@ -67,7 +67,7 @@ pub(super) enum How {
     /// As `Plain`, and only when it gets this offset.
     Expect(Offset),
     /// In the session's open transaction, and only while that is not fenced.
-    Transactional(Arc<Session>),
+    Transactional(Ticket),
     /// A marker. `lazy` entries may wait for the next group that somebody needs.
     Marker,
     Lazy,
@@ -218,7 +218,7 @@ impl Shard {
     }
 
     fn append(&mut self, append: Append, now_ms: i64) {
-        let Append { partition, mut batch, how, permit, placed, durable } = append;
+        let Append { partition, mut batch, mut how, permit, placed, durable } = append;
         let Some(owned) = self.owned.get_mut(&partition) else {
             return refuse(how, placed, durable, Error::UnknownPartition(partition));
         };
@@ -235,8 +235,8 @@ impl Shard {
             Err(error) => return refuse(how, placed, durable, error),
         }
         let base_offset = owned.end;
-        if let How::Transactional(session) = &how
-            && let Err(error) = session.place(partition, &batch, base_offset)
+        if let How::Transactional(ticket) = &mut how
+            && let Err(error) = ticket.place(partition, &batch, base_offset)
         {
             return refuse(how, placed, durable, error);
         }
@@ -408,8 +408,8 @@ fn refuse(
     durable: Option<oneshot::Sender<Result<Appended, Error>>>,
     error: Error,
 ) {
-    if let How::Transactional(session) = &how {
-        return session.fail(error);
+    if let How::Transactional(ticket) = how {
+        return ticket.refuse(error);
     }
     // The drop of `placed` tells its receiver that there is no offset; the reason goes to whoever waits for the outcome.
     match (placed, durable) {

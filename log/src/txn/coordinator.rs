@@ -137,6 +137,9 @@ struct Task {
     abandoned: Arc<Abandoned>,
 }
 
+/// Who waits for a transaction's end, and what to tell them where that went well.
+type Answer = (oneshot::Sender<Result<Committed, Error>>, Result<(), Error>);
+
 /// A transaction on its way to its end.
 struct Ending {
     id: String,
@@ -310,20 +313,21 @@ impl Task {
         }
         let ranges = session.ranges();
         if ranges.is_empty() {
+            // What was refused is forgotten with the transaction.
+            let (producer_id, epoch) = session.producer();
+            session.next(producer_id, epoch);
+            session.ended();
             return Ok(drop(reply.send(Ok(Committed::default()))));
         }
         if !commit {
-            return self.begin_abort(&session, Some(reply)).await;
+            return self.begin_abort(&session, Some((reply, Ok(())))).await;
         }
         let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for partition in ranges.keys() {
             match self.surroundings.topic(*partition) {
                 Ok((name, _)) => topics.entry(name).or_default().push(partition.partition),
                 // A topic was deleted under the transaction: it cannot be whole any more.
-                Err(error) => {
-                    drop(reply.send(Err(error)));
-                    return self.begin_abort(&session, None).await;
-                }
+                Err(error) => return self.begin_abort(&session, Some((reply, Err(error)))).await,
             }
         }
         let (producer_id, epoch) = session.producer();
@@ -333,14 +337,10 @@ impl Task {
             Ok(granted) => granted,
             Err(error) => return Ok(drop(reply.send(Err(error)))),
         };
-        self.finish(&session, Ending { id, producer_id, epoch, ranges, decision }, Some(reply)).await
+        self.finish(&session, Ending { id, producer_id, epoch, ranges, decision }, Some((reply, Ok(())))).await
     }
 
-    async fn begin_abort(
-        &mut self,
-        session: &Arc<Session>,
-        reply: Option<oneshot::Sender<Result<Committed, Error>>>,
-    ) -> Result<(), Error> {
+    async fn begin_abort(&mut self, session: &Arc<Session>, reply: Option<Answer>) -> Result<(), Error> {
         let (producer_id, epoch) = session.producer();
         let id = session.transactional_id.clone();
         let ending = Ending { id, producer_id, epoch: epoch + 1, ranges: session.ranges(), decision: None };
@@ -348,12 +348,7 @@ impl Task {
     }
 
     /// Has the markers written beside the coordinator's work; the id is busy until then.
-    async fn finish(
-        &mut self,
-        session: &Session,
-        ending: Ending,
-        reply: Option<oneshot::Sender<Result<Committed, Error>>>,
-    ) -> Result<(), Error> {
+    async fn finish(&mut self, session: &Arc<Session>, ending: Ending, reply: Option<Answer>) -> Result<(), Error> {
         let fresh = if ending.epoch >= EPOCH_LAST { Some(self.surroundings.producer_id().await?) } else { None };
         // From here on whatever this producer still sends belongs to the next transaction.
         match fresh {
@@ -367,11 +362,12 @@ impl Task {
         let commit = ending.decision.is_some();
         let finished = Request::Finished { id, producer_id, epoch, commit, fresh };
         let marker = self.marker(producer_id, epoch, commit);
-        let (store, send) = (Arc::clone(&self.store), self.send.clone());
+        let (store, send, session) = (Arc::clone(&self.store), self.send.clone(), Arc::clone(session));
         drop(self.env.spawn("log-markers", async move {
             let outcome = carry_out(&store, ending, marker).await;
-            if let Some(reply) = reply {
-                drop(reply.send(outcome));
+            session.ended();
+            if let Some((reply, verdict)) = reply {
+                drop(reply.send(verdict.and(outcome)));
             }
             if let Some(send) = send.upgrade() {
                 drop(send.send(finished).await);

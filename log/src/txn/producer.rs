@@ -12,7 +12,7 @@ use crate::record::batch::Producer as Author;
 use crate::record::build::Frame;
 use crate::record::{BATCH_HEADER, Batch, BatchError, NewRecord, TopicPartition};
 use crate::store::Store;
-use crate::store::session::Session;
+use crate::store::session::{Session, Ticket};
 use crate::{Committed, Error, Producer};
 
 /// Batches are cut at this size even where a topic takes larger ones: readers handle whole batches.
@@ -57,20 +57,16 @@ impl Drop for LocalProducer {
 impl Producer for LocalProducer {
     async fn append(&mut self, partition: TopicPartition, records: Vec<NewRecord>) -> Result<(), Error> {
         let (topic, limit) = self.surroundings.topic(partition)?;
-        if self.session.is_fenced() {
-            return Err(Error::Fenced(self.session.transactional_id.clone()));
-        }
-        let (id, epoch) = self.session.producer();
+        let (id, epoch) = self.session.begun().await?;
         let now_ms = self.env.now_ms();
         for run in runs(&records, limit.min(BATCH_BYTES)) {
             let sequence = self.sequences.entry(partition).or_insert(0);
             let author = Author { id, epoch, base_sequence: *sequence };
             let frame = Frame { now_ms, producer: Some(author), transactional: true, batch_bytes_max: limit };
             let batch = Batch::build(run, &frame).map_err(|error| too_large(error, &topic, limit))?;
-            // The permit first, then nothing that could be dropped between counting and sending.
             *sequence = ((i64::from(*sequence) + run.len() as i64) & i64::from(i32::MAX)) as i32;
             self.sent += 1;
-            self.store.append_in(partition, batch, &self.session).await?;
+            self.store.append_in(partition, batch, Ticket::new(&self.session)).await?;
         }
         Ok(())
     }
