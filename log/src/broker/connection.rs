@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, warn};
 
-use super::{Broker, MEMORY_UNIT};
+use super::{Broker, BrokerConfig, MEMORY_UNIT};
 use crate::env::net::Stream;
 use crate::wire::api::{Api, Header, Request, RequestError, Response, decode_request, encode_response};
 use crate::wire::frame::FrameReader;
@@ -53,13 +53,15 @@ struct Connection {
     broker: Arc<Broker>,
     peer: Arc<Peer>,
     frames: FrameReader,
-    /// Memory for the frame at the front of `frames`.
-    memory: Option<OwnedSemaphorePermit>,
+    /// Memory for the frame at the front of `frames`, and since when it is claimed.
+    memory: Option<(OwnedSemaphorePermit, Duration)>,
     waiting: Option<Permit>,
     in_flight: VecDeque<InFlight>,
     out: Segments,
     /// Nothing more is read: the client has ended, or has sent what is none of the protocol.
     ended: bool,
+    /// When something has last come or gone.
+    active_at: Duration,
 }
 
 /// Answers are made only while less than this waits to be sent.
@@ -77,6 +79,7 @@ pub(super) async fn run(broker: Arc<Broker>, stream: Stream, peer: Peer, mut sto
         in_flight: VecDeque::new(),
         out: Segments::default(),
         ended: false,
+        active_at: broker.env.monotonic(),
         broker,
     };
     connection.serve(&mut read, &mut write, &mut stop).await;
@@ -91,9 +94,8 @@ impl Connection {
         write: &mut WriteHalf<Stream>,
         stop: &mut watch::Receiver<bool>,
     ) {
-        let idle_max = self.broker.config.idle_max;
-        let mut idle = Box::pin(self.broker.env.sleep(idle_max));
-        let mut active_at = self.broker.env.monotonic();
+        let tick = self.broker.config.idle_max.min(self.broker.config.request_time_max) / 4;
+        let mut ticking = Box::pin(self.broker.env.sleep(tick));
         loop {
             self.start_requests().await;
             if self.is_over() {
@@ -118,7 +120,7 @@ impl Connection {
                 permit = async { waiting.as_mut().expect("one is waited for").as_mut().await },
                     if waiting.is_some() => {
                     self.waiting = None;
-                    self.memory = Some(permit);
+                    self.memory = Some((permit, self.broker.env.monotonic()));
                 }
                 got = async { read.read_buf(frames.room()).await }, if may_read => match got {
                     Ok(0) => self.end(false),
@@ -128,18 +130,29 @@ impl Connection {
                         return;
                     }
                 },
-                () = &mut idle => {
-                    let rest = (active_at + idle_max).saturating_sub(self.broker.env.monotonic());
-                    if rest.is_zero() && self.in_flight.is_empty() {
-                        debug!(from = %self.peer.from, "idle kafka connection closed");
+                () = &mut ticking => {
+                    if self.is_stuck() {
                         return;
                     }
-                    idle = Box::pin(self.broker.env.sleep(rest.max(idle_max / 10)));
+                    ticking = Box::pin(self.broker.env.sleep(tick));
                     continue;
                 }
             }
-            active_at = self.broker.env.monotonic();
+            self.active_at = self.broker.env.monotonic();
         }
+    }
+
+    /// Nothing at all has happened for too long, or a request that others wait for memory with does not come whole.
+    fn is_stuck(&self) -> bool {
+        let now = self.broker.env.monotonic();
+        let BrokerConfig { idle_max, request_time_max, .. } = self.broker.config;
+        let idle = now.saturating_sub(self.active_at) >= idle_max;
+        let slow = self.memory.as_ref().is_some_and(|(_, since)| now.saturating_sub(*since) >= request_time_max);
+        if idle || slow && !self.frames.is_whole() {
+            debug!(from = %self.peer.from, idle, "kafka connection closed");
+            return true;
+        }
+        false
     }
 
     /// Takes requests off the read buffer and starts them, as far as order and limits let it.
@@ -157,7 +170,7 @@ impl Connection {
             match self.frames.next_frame() {
                 Ok(None) => return,
                 Ok(Some(frame)) => {
-                    let memory = self.memory.take().expect("memory was claimed for the frame");
+                    let (memory, _) = self.memory.take().expect("memory was claimed for the frame");
                     match decode_request(frame) {
                         Ok((header, request)) => self.start(header, request, memory).await,
                         Err(error) => self.refuse(error, memory),
@@ -185,7 +198,7 @@ impl Connection {
         let units = length.div_ceil(MEMORY_UNIT) as u32;
         let memory = Arc::clone(&self.broker.request_memory);
         if let Ok(permit) = Arc::clone(&memory).try_acquire_many_owned(units) {
-            self.memory = Some(permit);
+            self.memory = Some((permit, self.broker.env.monotonic()));
             return true;
         }
         self.waiting =
@@ -237,13 +250,12 @@ impl Connection {
         }
     }
 
-    /// Sends nothing more than what is owed; nobody waits for a long poll any more.
+    /// All that is owed has been sent; nobody waits for a long poll any more.
     fn is_over(&self) -> bool {
         self.ended
-            && match self.in_flight.front() {
-                None => !self.out.has_remaining(),
-                Some(first) => first.header.api == Api::Fetch,
-            }
+            && self.waiting.is_none()
+            && !self.out.has_remaining()
+            && self.in_flight.front().is_none_or(|first| first.header.api == Api::Fetch)
     }
 
     /// Reads one frame beyond those that may start, so that the end of the stream is seen.

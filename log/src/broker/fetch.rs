@@ -46,7 +46,9 @@ impl Broker {
             return FetchResponse { error_code, ..FetchResponse::default() };
         }
         let isolation = if request.isolation_level == 1 { Isolation::Committed } else { Isolation::Uncommitted };
-        let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64).min(self.config.fetch_wait_max);
+        let wait = Duration::from_millis(request.max_wait_ms.max(0) as u64)
+            .min(self.config.fetch_wait_max)
+            .min(self.config.idle_max / 2);
         let deadline = self.env.monotonic() + wait;
         let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
         let bytes_left = usize::try_from(request.max_bytes).unwrap_or(0).min(self.config.fetch_bytes_max);
@@ -113,10 +115,15 @@ impl Broker {
         pass: &mut Pass,
     ) -> Result<PartitionData, Refusal> {
         let partition = TopicPartition { topic, partition: asked.partition };
-        check_epoch(asked.current_leader_epoch, self.backend.bounds(partition)?.epoch)?;
+        let bounds = self.backend.bounds(partition)?;
+        check_epoch(asked.current_leader_epoch, bounds.epoch)?;
         let from = Offset(asked.fetch_offset);
         let bytes_max = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(limits.bytes_left);
-        let mut found = self.backend.fetch_raw(partition, from, bytes_max, limits.isolation).await?;
+        let mut found = if bytes_max == 0 && pass.bytes > 0 {
+            Fetched { batches: Vec::new(), bounds, aborted: Vec::new() }
+        } else {
+            self.backend.fetch_raw(partition, from, bytes_max, limits.isolation).await?
+        };
         // The first batch of an answer goes out however large it is, those of later partitions only where there is room.
         if pass.bytes > 0 && found.batches.first().is_some_and(|batch| batch.size() > bytes_max) {
             found.batches.clear();

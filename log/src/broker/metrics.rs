@@ -60,7 +60,7 @@ impl Metrics {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// A request has been answered, so long after it was read.
+    /// A request has been answered, so long after it was read (a Fetch may have waited for data meanwhile).
     pub(super) fn answered(&self, api: Api, time: Duration) {
         let index = Api::ALL.iter().position(|&other| other == api).expect("the list holds every api");
         self.apis[index].requests.fetch_add(1, Relaxed);

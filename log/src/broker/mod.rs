@@ -48,7 +48,9 @@ pub struct BrokerConfig {
     pub fetch_bytes_max: usize,
     /// A Fetch waits no longer than this, however long the client asks for.
     pub fetch_wait_max: Duration,
-    /// A connection on which nothing happens for so long is closed.
+    /// A request that has begun to come must be whole by then: it holds memory others wait for.
+    pub request_time_max: Duration,
+    /// A connection on which nothing happens for so long is closed. No Fetch waits longer than half of it.
     pub idle_max: Duration,
     /// Creates a topic that a client asks Metadata for, if the client agrees.
     pub auto_create_topics: bool,
@@ -66,6 +68,7 @@ impl Default for BrokerConfig {
             request_memory_bytes: 256 << 20,
             fetch_bytes_max: 16 << 20,
             fetch_wait_max: Duration::from_secs(300),
+            request_time_max: Duration::from_secs(60),
             idle_max: Duration::from_secs(600),
             auto_create_topics: false,
             partitions_default: 1,
@@ -109,7 +112,7 @@ pub async fn serve(
         env: env.clone(),
         backend,
         metrics: Arc::default(),
-        request_memory: Arc::new(Semaphore::new(config.request_memory_bytes / MEMORY_UNIT)),
+        request_memory: Arc::new(Semaphore::new(config.request_memory_bytes.div_ceil(MEMORY_UNIT))),
         config,
     });
     let connections = Arc::new(Semaphore::new(broker.config.connections_max));

@@ -2,9 +2,10 @@
 
 use super::client::{batches, fetch_request, produce_request};
 use super::*;
+use crate::record::TopicPartition;
 use crate::wire::api::Api;
 use crate::wire::error_code::ErrorCode;
-use crate::wire::fetch::{FetchPartition, FetchRequest, FetchResponse};
+use crate::wire::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use crate::wire::offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic,
     special,
@@ -98,8 +99,7 @@ fn a_fetch_that_cannot_be_served_says_why() {
     with_broker(|fixture| async move {
         let mut client = fixture.client().await;
         fill(&fixture, &mut client, &[10]).await;
-        let epoch =
-            fixture.backend.bounds(crate::record::TopicPartition { topic: fixture.topic("one").id, partition: 0 });
+        let epoch = fixture.backend.bounds(TopicPartition { topic: fixture.topic("one").id, partition: 0 });
         let epoch = epoch.unwrap().epoch.0;
         let of = |topic, partition, offset, current_leader_epoch| {
             let mut request = FetchRequest { max_wait_ms: 60_000, ..fetch_request(topic, partition, offset) };
@@ -191,4 +191,54 @@ fn offsets_are_found_by_end_start_and_time() {
         let refused = list(&mut client, 6, special::MAX_TIMESTAMP).await;
         assert_eq!(refused.error_code, ErrorCode::UnsupportedVersion.code());
     });
+}
+
+#[test]
+fn readers_of_the_committed_are_told_what_is_void() {
+    with_broker(|fixture| async move {
+        let mut client = fixture.client().await;
+        let partition = TopicPartition { topic: fixture.topic("one").id, partition: 0 };
+        let records = |text: &'static str| vec![NewRecord { value: Some(text.into()), ..NewRecord::default() }; 2];
+        let mut producer = fixture.backend.producer("t").await.unwrap();
+        for (text, commit) in [("committed", true), ("void", false), ("committed", true)] {
+            producer.append(partition, records(text)).await.unwrap();
+            if commit {
+                producer.commit().await.unwrap();
+            } else {
+                producer.abort().await.unwrap();
+            }
+        }
+        producer.append(partition, records("open")).await.unwrap();
+        let at = |isolation_level| FetchRequest { isolation_level, ..fetch_request("one", 0, 0) };
+        // Two records and a marker each: 0-2, 3-5, 6-8.
+        let (data, found) = client.fetch(12, &at(1)).await;
+        let aborted = data.aborted_transactions.unwrap();
+        assert_eq!(aborted.len(), 1);
+        assert_eq!(aborted[0].first_offset, 3);
+        assert_eq!(data.last_stable_offset, 9);
+        assert_eq!(found.last().unwrap().next_offset().0, 9, "nothing of the open transaction");
+        let markers: Vec<_> =
+            found.iter().filter_map(|batch| batch.marker().unwrap()).map(|mark| mark.commit).collect();
+        assert_eq!(markers, [true, false, true]);
+        let void = found.iter().find(|batch| batch.base_offset().0 == 3).unwrap();
+        assert_eq!(void.producer().unwrap().id, aborted[0].producer_id);
+        assert_eq!(list_as(&mut client, 1).await, 9);
+
+        let wait = FetchRequest { max_wait_ms: 5_000, ..at(0) };
+        let partitions = vec![FetchPartition { fetch_offset: 9, ..wait.topics[0].partitions[0].clone() }];
+        let topics = vec![FetchTopic { partitions, ..wait.topics[0].clone() }];
+        let (data, found) = client.fetch(12, &FetchRequest { topics, ..wait }).await;
+        assert!(data.aborted_transactions.is_none());
+        assert_eq!((found[0].base_offset().0, found[0].is_transactional()), (9, true));
+        assert_eq!(list_as(&mut client, 0).await, 11);
+    });
+}
+
+/// The latest offset of `one` for readers of this isolation level.
+async fn list_as(client: &mut Client, isolation_level: i8) -> i64 {
+    let partitions = vec![ListOffsetsPartition { timestamp: special::LATEST, ..Default::default() }];
+    let topics = vec![ListOffsetsTopic { name: Str::from("one"), partitions }];
+    let request = ListOffsetsRequest { isolation_level, topics, ..Default::default() };
+    let response: ListOffsetsResponse = client.call(Api::ListOffsets, 5, &request).await;
+    response.topics[0].partitions[0].offset
 }

@@ -117,13 +117,24 @@ fn limits_of_the_listener_are_kept() {
 
 #[test]
 fn idle_connections_are_closed_and_a_stop_ends_long_polls() {
-    let config = BrokerConfig { idle_max: 10 * SECOND, ..BrokerConfig::default() };
+    let config = BrokerConfig { idle_max: 10 * SECOND, request_time_max: 5 * SECOND, ..BrokerConfig::default() };
     with_config(config, |fixture| async move {
         let mut idle = fixture.client().await;
         let start = fixture.env.monotonic();
         assert!(idle.is_closed().await);
         let time = fixture.env.monotonic() - start;
         assert!(time >= 10 * SECOND && time < 13 * SECOND, "{time:?}");
+        // Part of a request keeps a connection open for no longer than its time.
+        let mut slow = fixture.client().await;
+        let start = fixture.env.monotonic();
+        slow.send_bytes(&[0, 0, 0, 100]).await;
+        while fixture.env.monotonic() - start < 4 * SECOND {
+            fixture.env.sleep(SECOND / 2).await;
+            slow.send_bytes(&[0]).await;
+        }
+        fixture.env.sleep(3 * SECOND).await;
+        assert!(slow.is_closed().await);
+        assert!(fixture.env.monotonic() - start < 8 * SECOND);
         let mut polling = fixture.client().await;
         polling.send(Api::Fetch, 12, &FetchRequest { max_wait_ms: 60_000, ..fetch_request("one", 0, 0) }).await;
         fixture.env.sleep(SECOND).await;
