@@ -65,7 +65,7 @@ impl Groups {
     pub fn remove(&mut self, slot: u32) {
         let entry = &mut self.entries[slot as usize];
         let found = self.table.find_entry(entry.hash, |other| *other == slot);
-        found.ok().expect("a slot in use is in the table").remove();
+        found.expect("a slot in use is in the table").remove();
         self.key_bytes -= entry.key.len();
         entry.key = Box::default();
         self.free.push(slot);

@@ -8,7 +8,6 @@ pub fn cases() -> Config {
 }
 
 /// How large "a large state" is in tests that count what an epoch touches.
-
 pub fn rows_of_state() -> usize {
     if cfg!(debug_assertions) { 30_000 } else { 1_000_000 }
 }
