@@ -288,3 +288,24 @@ fn one_row_over_many_touches_few() {
         assert!(workers.rows_touched - before <= 2, "{} rows touched", workers.rows_touched - before);
     }
 }
+
+/// What has gone is not counted as memory any more, however often it comes and goes.
+#[test]
+fn memory_is_given_back() {
+    let (factory, _) = aggregate(&["k"], CALLS, false);
+    let mut workers = Workers::new(&factory, 1);
+    let rows = |weight| -> Vec<(Row, i64)> {
+        let values =
+            |n: i128| vec![Value::Int(n), Value::Text(format!("{n:>50}")), Value::Int(n), Value::Null, Value::Int(n)];
+        (0..500).map(|n| ([&[Value::Int(n % 10)], &values(n)[1..]].concat(), weight)).collect()
+    };
+    let mut bytes = Vec::new();
+    for _ in 0..4 {
+        feed(&mut workers, &rows(1)).unwrap();
+        let full = workers.instances[0].state_bytes();
+        feed(&mut workers, &rows(-1)).unwrap();
+        bytes.push(workers.instances[0].state_bytes());
+        assert!(full > bytes[0] + 500 * 50, "{full} {bytes:?}");
+    }
+    assert_eq!(bytes, [bytes[0]; 4]);
+}

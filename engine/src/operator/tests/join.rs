@@ -108,3 +108,21 @@ fn one_row_over_many_touches_few() {
     assert_eq!(out.iter().map(|delta| delta.len()).sum::<usize>(), 1);
     assert!(workers.rows_touched - before <= 3, "{} rows touched", workers.rows_touched - before);
 }
+
+/// What has gone is not counted as memory any more, however often it comes and goes.
+#[test]
+fn memory_is_given_back() {
+    let mut workers = Workers::new(&join(&["k"], None), 1);
+    let rows = |weight| -> Vec<(Row, i64)> {
+        let row = |n: i128| vec![Value::Int(n % 10), Value::Null, Value::Int(n), Value::Null, Value::Null];
+        (0..500).map(|n| (row(n), weight)).collect()
+    };
+    let mut bytes = Vec::new();
+    for _ in 0..4 {
+        workers.epoch(vec![(0, delta(&schema(), &rows(1)))]).unwrap();
+        assert!(workers.instances[0].state_bytes() > 500 * 20);
+        workers.epoch(vec![(0, delta(&schema(), &rows(-1)))]).unwrap();
+        bytes.push(workers.instances[0].state_bytes());
+    }
+    assert_eq!(bytes, [bytes[0]; 4]);
+}

@@ -8,8 +8,9 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use proptest::prelude::*;
 
 use crate::Delta;
-use crate::state::ViewStore;
+use crate::error::Error;
 use crate::state::versioned::Versioned;
+use crate::state::{Reader, ViewStore, Writer};
 
 type Rows = BTreeMap<(i64, i64), i64>;
 
@@ -125,4 +126,54 @@ fn readers_see_whole_epochs_beside_a_writer() {
         (0..4).for_each(|_| assert_eq!(read(&store, 1), state(1)));
     });
     (1..40).for_each(|epoch| assert_eq!(read(&store, epoch), state(epoch as i64)));
+}
+
+#[derive(Default)]
+struct Saved(Vec<(u8, u8, Vec<u8>, Vec<u8>)>);
+
+impl Writer for Saved {
+    fn put(&mut self, shard: u8, table: u8, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.0.push((shard, table, key.to_vec(), value.to_vec()));
+        Ok(())
+    }
+}
+
+impl Reader for Saved {
+    fn next(&mut self) -> Result<Option<(u8, u8, Vec<u8>, Vec<u8>)>, Error> {
+        Ok(self.0.pop())
+    }
+}
+
+#[test]
+fn what_is_saved_is_the_newest_state() {
+    for key in [None, Some(vec![0])] {
+        let store = Versioned::new(schema(), key.clone());
+        let (first, second) = (Rows::from([((1, 1), 1), ((2, 2), 1)]), Rows::from([((2, 3), 1), ((4, 4), 1)]));
+        store.apply(1, &delta(&first)).unwrap();
+        store.apply(2, &delta(&change(&first, &second))).unwrap();
+        let mut saved = Saved::default();
+        store.save(3, &mut saved).unwrap();
+        assert!(saved.0.len() == 2 && saved.0.iter().all(|(_, table, _, _)| *table == 3));
+        let loaded = Versioned::new(schema(), key);
+        loaded.load(2, &mut saved).unwrap();
+        assert_eq!(read(&loaded, 2), second);
+        loaded.apply(3, &delta(&change(&second, &first))).unwrap();
+        assert_eq!((read(&loaded, 3), read(&loaded, 2)), (first, second));
+    }
+}
+
+/// What has gone is not counted as memory any more, however often it comes and goes.
+#[test]
+fn memory_is_given_back() {
+    let store = Versioned::new(schema(), Some(vec![0]));
+    let many: Rows = (0..1000).map(|k| ((k, k), 1)).collect();
+    let mut bytes = Vec::new();
+    for round in 0..4 {
+        store.apply(2 * round + 1, &delta(&many)).unwrap();
+        assert!(store.bytes() > 1000 * 40, "rows weigh something");
+        store.apply(2 * round + 2, &delta(&change(&many, &Rows::new()))).unwrap();
+        store.release(2 * round + 2);
+        bytes.push(store.bytes());
+    }
+    assert_eq!(bytes, [bytes[0]; 4]);
 }
