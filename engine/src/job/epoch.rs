@@ -140,7 +140,7 @@ impl Driver {
             match committer {
                 Ok(committer) => {
                     let view = self.views.get_mut(&id).expect("it was there a moment ago");
-                    view.begin(&self.config, committer, None);
+                    view.begin(&self.env, &self.config, committer, None);
                 }
                 Err(error) => self.fail(id, error)?,
             }
@@ -351,7 +351,7 @@ impl Driver {
             self.tables.values_mut().for_each(|table| {
                 table.metrics.state_bytes = table.table.store().map_or(0, |store| store.bytes());
             });
-            self.views.values_mut().for_each(|view| view.metrics.state_bytes = view.state_bytes());
+            self.views.values_mut().for_each(|view| view.measure());
         }
         self.shared.publish(|published| {
             published.epoch = epoch.clone();
