@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -56,7 +57,7 @@ pub(super) struct Append {
     /// Admission by bytes, given back when the batch is durable.
     pub permit: Option<OwnedSemaphorePermit>,
     /// Gets the offset when it is assigned and the entry queued.
-    pub placed: Option<oneshot::Sender<Result<Offset, Error>>>,
+    pub placed: Option<oneshot::Sender<Offset>>,
     pub durable: Option<oneshot::Sender<Result<Appended, Error>>>,
 }
 
@@ -68,8 +69,7 @@ pub(super) enum How {
     Expect(Offset),
     /// In the session's open transaction, and only while that is not fenced.
     Transactional(Ticket),
-    /// A marker. `lazy` entries may wait for the next group that somebody needs.
-    Marker,
+    /// A decision or marker: it has its place, and waits for the next group that somebody needs.
     Lazy,
 }
 
@@ -126,12 +126,19 @@ pub(super) struct Shard {
     outgoing: Vec<Item>,
     /// Whether what is outgoing can wait.
     lazy: bool,
-    placed: Vec<(oneshot::Sender<Result<Offset, Error>>, Offset)>,
+    placed: Vec<(oneshot::Sender<Offset>, Offset)>,
     stopping: bool,
+    waiters: Arc<AtomicUsize>,
 }
 
 impl Shard {
-    pub fn new(env: Env, number: usize, shared: Arc<Shared>, mailbox: mpsc::Receiver<Message>) -> Shard {
+    pub fn new(
+        env: Env,
+        number: usize,
+        shared: Arc<Shared>,
+        mailbox: mpsc::Receiver<Message>,
+        waiters: Arc<AtomicUsize>,
+    ) -> Shard {
         Shard {
             env,
             number,
@@ -146,6 +153,7 @@ impl Shard {
             lazy: true,
             placed: Vec::new(),
             stopping: false,
+            waiters,
         }
     }
 
@@ -184,10 +192,14 @@ impl Shard {
         if !self.outgoing.is_empty() {
             self.shared.wal.push(self.number, &mut self.outgoing, self.lazy);
             self.lazy = true;
+            // Somebody waits for room that these hold. They wake the log too: whoever comes second sees the other.
+            if self.waiters.load(Ordering::SeqCst) > 0 {
+                self.shared.wal.wake();
+            }
         }
         for (sender, offset) in self.placed.drain(..) {
             // Nobody may be waiting any more: the caller was dropped.
-            drop(sender.send(Ok(offset)));
+            let _ = sender.send(offset);
         }
     }
 
@@ -220,7 +232,7 @@ impl Shard {
     fn append(&mut self, append: Append, now_ms: i64) {
         let Append { partition, mut batch, mut how, permit, placed, durable } = append;
         let Some(owned) = self.owned.get_mut(&partition) else {
-            return refuse(how, placed, durable, Error::UnknownPartition(partition));
+            return refuse(how, durable, Error::UnknownPartition(partition));
         };
         match owned.admit(&batch, &how) {
             Ok(Verdict::Append) => {}
@@ -232,13 +244,13 @@ impl Shard {
                 }
                 return;
             }
-            Err(error) => return refuse(how, placed, durable, error),
+            Err(error) => return refuse(how, durable, error),
         }
         let base_offset = owned.end;
         if let How::Transactional(ticket) = &mut how
             && let Err(error) = ticket.place(partition, &batch, base_offset)
         {
-            return refuse(how, placed, durable, error);
+            return refuse(how, durable, error);
         }
         let append_time_ms = (owned.log_append_time && !batch.is_control()).then_some(now_ms);
         if let Some(now_ms) = append_time_ms {
@@ -254,7 +266,8 @@ impl Shard {
         owned.end = batch.next_offset();
         owned.partition.set_end(owned.end);
         let partition = Arc::clone(&owned.partition);
-        self.lazy &= matches!(how, How::Lazy);
+        // An open transaction can wait for its end.
+        self.lazy &= matches!(how, How::Lazy | How::Transactional(_));
         self.placed.extend(placed.map(|placed| (placed, base_offset)));
         let item = Item::Batch { partition: partition.id, batch: batch.clone() };
         self.queue(item, Pending::Batch { partition, batch, append_time_ms, permit, durable });
@@ -402,20 +415,11 @@ impl Owned {
     }
 }
 
-fn refuse(
-    how: How,
-    placed: Option<oneshot::Sender<Result<Offset, Error>>>,
-    durable: Option<oneshot::Sender<Result<Appended, Error>>>,
-    error: Error,
-) {
-    if let How::Transactional(ticket) = how {
-        return ticket.refuse(error);
-    }
-    // The drop of `placed` tells its receiver that there is no offset; the reason goes to whoever waits for the outcome.
-    match (placed, durable) {
+fn refuse(how: How, durable: Option<oneshot::Sender<Result<Appended, Error>>>, error: Error) {
+    match (how, durable) {
+        (How::Transactional(ticket), _) => ticket.refuse(error),
         (_, Some(durable)) => drop(durable.send(Err(error))),
-        (Some(placed), None) => drop(placed.send(Err(error))),
-        (None, None) => tracing::warn!(%error, "an append that nobody waits for was refused"),
+        (_, None) => tracing::warn!(%error, "an append that nobody waits for was refused"),
     }
 }
 
@@ -424,4 +428,6 @@ pub(super) struct Mailbox {
     pub send: mpsc::Sender<Message>,
     pub room: Arc<tokio::sync::Semaphore>,
     pub room_bytes: usize,
+    /// Callers that wait for room.
+    pub waiters: Arc<AtomicUsize>,
 }

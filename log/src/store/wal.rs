@@ -20,6 +20,8 @@ use crate::record::{BATCH_HEADER, Batch, LeaderEpoch, Offset, TopicId, TopicPart
 
 /// Bodies up to this size are copied beside their headers: one slice instead of two for the system to walk.
 const COPY_MAX: usize = 4096;
+/// Lazy items wait for company up to this many bytes: as much as one write carries at the cost of its sync.
+const LAZY_BYTES: usize = 1024 * 1024;
 
 /// For entries that are not about a partition.
 const NONE: TopicPartition = TopicPartition { topic: TopicId([0; 16]), partition: 0 };
@@ -126,14 +128,15 @@ impl Wal {
         }
     }
 
-    /// Queues items of one shard in order; `lazy` ones wait for the next group that somebody needs. Bounded by what the
-    /// shards admit.
+    /// Queues items of one shard in order; `lazy` ones wait for the next group that somebody needs, or for enough of
+    /// them. Bounded by what the shards admit.
     pub fn push(&self, shard: usize, items: &mut Vec<Item>, lazy: bool) {
         let mut queue = lock(&self.queue);
         queue.bytes += items.iter().map(Item::size).sum::<usize>();
         queue.items.extend(items.drain(..).map(|item| (shard, item)));
+        let enough = queue.bytes >= LAZY_BYTES;
         drop(queue);
-        if !lazy {
+        if !lazy || enough {
             self.work.notify_one();
         }
     }
