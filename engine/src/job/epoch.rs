@@ -176,13 +176,18 @@ impl Driver {
     ) -> Result<(), run::Error> {
         let at_input = |source| run::Error::Operator { operator: "input".into(), source };
         let mut rows = 0;
+        let mut slice = Vec::new();
         for batch in store.scan(before, None).map_err(at_input)? {
             let delta = Delta::appended(batch.map_err(at_input)?);
             rows += delta.len();
-            self.feed_one(id, input, &[delta])?;
-            self.caught_up_with(id, rows);
+            slice.push(delta);
+            // As much as keeps all workers busy.
+            if slice.len() >= self.config.workers {
+                self.feed_one(id, input, &std::mem::take(&mut slice))?;
+                self.caught_up_with(id, rows);
+            }
         }
-        Ok(())
+        self.feed_one(id, input, &slice)
     }
 
     async fn backfill_records(&mut self, id: RelationId, input: RelationId, before: u64) -> Result<(), run::Error> {

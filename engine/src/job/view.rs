@@ -129,11 +129,9 @@ impl View {
         }
         let Phase::Running(running) = &mut self.phase else { return Ok(()) };
         let begun = env.monotonic();
-        for delta in deltas {
-            running.touched = true;
-            self.metrics.rows_in += delta.len() as u64;
-            running.dataflow.feed(relation, delta)?;
-        }
+        running.touched = true;
+        self.metrics.rows_in += deltas.iter().map(|delta| delta.len() as u64).sum::<u64>();
+        running.dataflow.feed(relation, deltas)?;
         self.metrics.busy_us += micros(env.monotonic() - begun);
         Ok(())
     }

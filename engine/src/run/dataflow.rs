@@ -88,20 +88,20 @@ impl Dataflow {
         }
     }
 
-    /// Takes in a slice of a relation's change of this epoch. Does nothing where the graph does not read it.
-    pub fn feed(&mut self, relation: RelationId, delta: &Delta) -> Result<(), Error> {
+    /// Takes in a slice of a relation's change of this epoch, its parts spread over the workers. Does nothing where the
+    /// graph does not read the relation.
+    pub fn feed(&mut self, relation: RelationId, deltas: &[Delta]) -> Result<(), Error> {
         let mut found = false;
-        for stage in &mut self.stages {
-            if matches!(stage.kind, Kind::Input(input) if input == relation) {
-                stage.out[self.next_worker].push(delta.clone());
-                found = true;
+        for delta in deltas.iter().filter(|delta| !delta.is_empty()) {
+            for stage in &mut self.stages {
+                if matches!(stage.kind, Kind::Input(input) if input == relation) {
+                    stage.out[self.next_worker].push(delta.clone());
+                    found = true;
+                }
             }
-        }
-        if found && !delta.is_empty() {
             self.next_worker = (self.next_worker + 1) % self.workers;
-            self.step(None)?;
         }
-        Ok(())
+        if found { self.step(None) } else { Ok(()) }
     }
 
     /// Ends the epoch; returns its output, not consolidated.
