@@ -37,7 +37,7 @@ use self::shard::{Append, How, Mailbox, Message, Owned, Shard};
 use self::stable::Stable;
 use self::tail::Tail;
 use self::wal::{Wal, Writer};
-use crate::env::{Env, Task};
+use crate::env::{Env, Lock, Task};
 use crate::record::{Batch, LeaderEpoch, Offset, TopicPartition};
 use crate::{Appended, Error};
 
@@ -120,15 +120,23 @@ pub struct StoreMetrics {
 }
 
 impl Found {
-    /// Takes what the log held of a partition.
-    pub fn take(&mut self, partition: TopicPartition) -> Option<Replayed> {
-        self.partitions.remove(&partition)
+    /// Takes what the log held of a partition that stands; an error when some of it is missing.
+    pub fn take(&mut self, partition: TopicPartition) -> Result<Option<Replayed>, Error> {
+        let replayed = self.partitions.remove(&partition);
+        replayed.as_ref().map_or(Ok(()), |replayed| replayed.check(partition))?;
+        Ok(replayed)
     }
 }
 
 impl Store {
     /// Reads the log below `dir` and starts the writer and the shards.
-    pub async fn open(env: &Env, dir: &Path, config: &StoreConfig) -> Result<(Store, Found), Error> {
+    /// `lock` is held until the last write is done.
+    pub async fn open(
+        env: &Env,
+        dir: &Path,
+        config: &StoreConfig,
+        lock: Box<dyn Lock>,
+    ) -> Result<(Store, Found), Error> {
         assert!(config.shards > 0, "somebody must own the partitions");
         let wal_dir = dir.join("wal");
         env.disk().create_dir(&wal_dir)?;
@@ -148,6 +156,7 @@ impl Store {
             file_bytes: config.file_bytes,
             group_bytes: config.group_bytes,
             acknowledge: config.acknowledge,
+            _lock: lock,
         };
         let writer = env.place("log-wal", writer.run())?;
         let shared = Arc::new(Shared {
@@ -157,12 +166,14 @@ impl Store {
             tail: Tail::new(config.tail_bytes),
             env_steps: env.is_simulated(),
         });
+        let closer = Arc::new(Closer(Arc::clone(&shared.wal)));
         let mut shards = Vec::with_capacity(config.shards);
         let mut tasks = Vec::with_capacity(config.shards);
         for number in 0..config.shards {
             let (send, mailbox) = mpsc::channel(MAILBOX);
             let waiters = Arc::new(AtomicUsize::new(0));
-            let shard = Shard::new(env.clone(), number, Arc::clone(&shared), mailbox, Arc::clone(&waiters));
+            let (all, closer) = (Arc::clone(&shared), Arc::clone(&closer));
+            let shard = Shard::new(env.clone(), number, all, mailbox, Arc::clone(&waiters), closer);
             tasks.push(env.place("log-shard", shard.run())?);
             let room_bytes = config.pending_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
             shards.push(Mailbox { send, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, waiters });
@@ -263,11 +274,10 @@ impl Store {
         }
         let _waiting = Waiting::begin(&shard.waiters);
         self.wake();
-        let mut poisoned = self.poisoned();
         tokio::select! {
             biased;
             permit = Arc::clone(&shard.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed()),
-            () = wal::stopped(&mut poisoned) => Err(self.closed()),
+            () = self.shared.wal.stopped() => Err(self.closed()),
         }
     }
 
@@ -385,7 +395,6 @@ impl Store {
             // One that was stopped has stopped.
             let _ = task.await;
         }
-        self.shared.wal.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             let _ = writer.await;
@@ -424,6 +433,15 @@ impl Queued {
     /// Where it is, once it is durable.
     pub async fn durable(self, store: &Store) -> Result<Appended, Error> {
         self.durable.await.map_err(|_| store.closed())?
+    }
+}
+
+/// Held by every shard: when the last has ended, the writer writes what is queued and ends too.
+struct Closer(Arc<Wal>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::Shared;
 use super::partition::{Entry, Partition, Place};
 use super::producers::{Producers, Verdict};
 use super::recovery::PartitionState;
 use super::session::Ticket;
-use super::wal::{Item, stopped};
+use super::wal::Item;
+use super::{Closer, Shared};
 use crate::env::Env;
 use crate::record::{Batch, Offset, TopicPartition};
 use crate::{Appended, Error};
@@ -129,6 +129,7 @@ pub(super) struct Shard {
     placed: Vec<(oneshot::Sender<Offset>, Offset)>,
     stopping: bool,
     waiters: Arc<AtomicUsize>,
+    _closer: Arc<Closer>,
 }
 
 impl Shard {
@@ -138,6 +139,7 @@ impl Shard {
         shared: Arc<Shared>,
         mailbox: mpsc::Receiver<Message>,
         waiters: Arc<AtomicUsize>,
+        closer: Arc<Closer>,
     ) -> Shard {
         Shard {
             env,
@@ -154,18 +156,18 @@ impl Shard {
             placed: Vec::new(),
             stopping: false,
             waiters,
+            _closer: closer,
         }
     }
 
     /// Works until it is stopped and everything is durable, or the log is poisoned. Then whoever waits gets
     /// [`Error::Unknown`] (by the drop of their senders) and later callers [`Error::Closed`].
     pub async fn run(mut self) {
-        let mut poisoned = self.shared.wal.poisoned();
         while !(self.stopping && self.pending.is_empty()) {
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
-                () = stopped(&mut poisoned) => return,
+                () = shared.wal.stopped() => return,
                 places = shared.wal.durable(self.number) => self.complete(places),
                 message = self.mailbox.recv(), if !self.stopping => {
                     match message {

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::files::Files;
 use super::format::{ENTRY_HEADER, EntryHeader, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader, Kind};
 use super::partition::Place;
-use crate::env::{Env, File, Open};
+use crate::env::{Env, File, Lock, Open};
 use crate::record::{BATCH_HEADER, Batch, LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// Bodies up to this size are copied beside their headers: one slice instead of two for the system to walk.
@@ -96,6 +96,8 @@ pub(super) struct Wal {
     shards: Vec<Durable>,
     /// Why the log has stopped.
     poison: watch::Sender<Option<Arc<str>>>,
+    /// As `poison`, for the log's own tasks: it wakes them in the order they came, which a simulation counts on.
+    stopped: Notify,
     pub figures: Figures,
 }
 
@@ -124,6 +126,7 @@ impl Wal {
             work: Notify::new(),
             shards: (0..shards).map(|_| Durable::default()).collect(),
             poison: watch::channel(None).0,
+            stopped: Notify::new(),
             figures: Figures::default(),
         }
     }
@@ -172,6 +175,24 @@ impl Wal {
         self.poison.subscribe()
     }
 
+    /// Returns when the log is poisoned.
+    pub async fn stopped(&self) {
+        loop {
+            let notified = self.stopped.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.poison.borrow().is_some() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn set_poison(&self, error: &std::io::Error) {
+        self.poison.send_replace(Some(Arc::from(format!("a write to the write-ahead log failed: {error}"))));
+        self.stopped.notify_waiters();
+    }
+
     /// The next group: what is queued, up to about `bytes_max`; `None` when closed and empty.
     async fn take(&self, bytes_max: usize, into: &mut Vec<(usize, Item)>) -> bool {
         loop {
@@ -218,11 +239,6 @@ impl Wal {
     }
 }
 
-/// Returns when the log is poisoned (or gone).
-pub(super) async fn stopped(poison: &mut watch::Receiver<Option<Arc<str>>>) {
-    drop(poison.wait_for(Option::is_some).await);
-}
-
 /// Where the log ends: what recovery found, or a new log's beginning.
 pub(super) struct End {
     pub file: Option<OpenFile>,
@@ -249,6 +265,8 @@ pub(super) struct Writer {
     pub file_bytes: u64,
     pub group_bytes: usize,
     pub acknowledge: Acknowledge,
+    /// Of the data directory: nobody else opens it while this writes.
+    pub _lock: Box<dyn Lock>,
 }
 
 impl Writer {
@@ -259,9 +277,7 @@ impl Writer {
         while self.wal.take(self.group_bytes, &mut group).await {
             if let Err(error) = self.write(&group, &mut arena).await {
                 tracing::error!(%error, "the write-ahead log cannot go on; stop and start again to recover");
-                self.wal
-                    .poison
-                    .send_replace(Some(Arc::from(format!("a write to the write-ahead log failed: {error}"))));
+                self.wal.set_poison(&error);
                 return;
             }
             group.clear();
@@ -312,6 +328,11 @@ impl Writer {
         figures.bytes.fetch_add((GROUP_HEADER + body) as u64, Ordering::Relaxed);
         figures.write_us.fetch_add((written - began).as_micros() as u64, Ordering::Relaxed);
         figures.sync_us.fetch_add((synced - written).as_micros() as u64, Ordering::Relaxed);
+        for (_, item) in group {
+            if let Item::Freed { files } = item {
+                self.files.free(files);
+            }
+        }
         if self.acknowledge == Acknowledge::AfterSync {
             self.wal.complete(group, &places);
         }
@@ -335,7 +356,7 @@ impl Writer {
         let file = disk.open(&self.dir.join(Files::name(number)), Open::Create)?;
         let head = FileHeader { number, generation, first_sequence: self.end.next_sequence }.encode();
 
-        let mut numbers = self.files.numbers();
+        let mut numbers = self.files.named();
         numbers.push(number);
         let list: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let entry = EntryHeader {

@@ -21,7 +21,7 @@ use crate::{Committed, Error};
 /// Requests that may wait for the coordinator.
 const MAILBOX: usize = 1024;
 /// Records of the states' topic after which it is written anew and trimmed: a few megabytes to replay.
-const RECORDS_MAX: u64 = 10_000;
+const RECORDS_MAX: u64 = if cfg!(test) { 30 } else { 10_000 };
 /// The largest batch of states; ids are at most 32 KiB and few.
 const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -263,7 +263,8 @@ impl Task {
 
     async fn grant(&mut self, id: String, reply: oneshot::Sender<Result<Arc<Session>, Error>>) -> Result<(), Error> {
         if i16::try_from(id.len()).is_err() {
-            return Ok(drop(reply.send(Err(Error::Fenced(id)))));
+            let (topic, size, limit) = (super::TOPIC.to_owned(), id.len(), i16::MAX as usize);
+            return Ok(drop(reply.send(Err(Error::TooLarge { topic, size, limit }))));
         }
         if let Some(active) = self.active.get_mut(&id) {
             if active.busy {
