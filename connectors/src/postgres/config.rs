@@ -87,6 +87,8 @@ pub struct Pace {
     pub idle_bytes: u64,
     /// How long making a slot may wait for open transactions.
     pub slot_patience: Duration,
+    /// How often it is looked whether the captured tables are still published.
+    pub watch: Duration,
 }
 
 impl Default for Pace {
@@ -96,6 +98,7 @@ impl Default for Pace {
             idle: Duration::from_secs(10),
             idle_bytes: 16 << 20,
             slot_patience: Duration::from_secs(60),
+            watch: Duration::from_secs(30),
         }
     }
 }

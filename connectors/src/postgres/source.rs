@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use engine::io::{self, Source, SourceBatch, SourceRelation};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use super::catalog::Table;
 use super::check;
@@ -185,7 +186,7 @@ async fn work(
     // The slot is ours now. Had somebody moved it on since it was checked, the server would have begun there silently.
     let client = server::connect(&settings).await?;
     server::check_slot(&client, &settings, &position).await?;
-    drop(client);
+    let captured = Arc::clone(&tables);
     let session = Session::new(&settings.source, tables, position, settings.transaction_metadata);
     let mut reporting = JoinSet::new();
     let reported = Arc::clone(&progress);
@@ -195,7 +196,28 @@ async fn work(
             tracing::debug!(%error, "reporting to PostgreSQL ended");
         }
     });
-    Ok(follow(receiver, session, &progress, out, settings.pace).await?)
+    tokio::select! {
+        biased;
+        followed = follow(receiver, session, &progress, out, settings.pace) => Ok(followed?),
+        gone = watch_publication(client, &settings, &captured) => Err(gone),
+    }
+}
+
+/// Returns when a captured table has left the publication, as a dropped one does: the stream is silent about it.
+async fn watch_publication(client: Client, settings: &Settings, captured: &[Pinned]) -> io::Error {
+    let tables: Vec<&Table> = captured.iter().map(|pinned| &pinned.table).collect();
+    loop {
+        tokio::time::sleep(settings.pace.watch).await;
+        match server::check_publication(&client, settings, &tables).await {
+            Err(lost @ io::Error::Lost { .. }) => return lost,
+            // A connection that fails is the stream's to tell; this one is not waited for.
+            Err(error) if client.is_closed() => {
+                tracing::debug!(%error, "the captured tables are not watched any more");
+                return std::future::pending().await;
+            }
+            Err(_) | Ok(()) => {}
+        }
+    }
 }
 
 fn check_identity(identity: &Identity, position: &Position) -> Result<(), io::Error> {

@@ -240,8 +240,7 @@ impl Driver {
     pub fn fail(&mut self, id: RelationId, error: run::Error) -> Result<(), Ended> {
         let reason = match error {
             run::Error::Interrupted => return Err(Ended::Shutdown),
-            // An outcome that is not known is found out by recovery alone.
-            run::Error::Log(error @ (log::Error::Closed(_) | log::Error::Io(_) | log::Error::Unknown)) => {
+            run::Error::Log(error @ (log::Error::Closed(_) | log::Error::Io(_))) => {
                 return Err(Ended::Fatal(describe(&error)));
             }
             error => describe(&error),

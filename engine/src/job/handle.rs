@@ -185,8 +185,7 @@ impl Engine {
         Pin { epoch, shared: Arc::clone(&self.shared) }
     }
 
-    /// The state of an upsert table or a view. To be read at epochs pinned after it has caught up: at earlier ones it is
-    /// empty.
+    /// The state of an upsert table or a view. Readable at epochs pinned after it has caught up.
     pub fn store(&self, id: RelationId) -> Result<Arc<dyn ViewStore>, Error> {
         let published = self.shared.lock();
         let relation = published.relations.get(&id).ok_or(Error::UnknownRelation(id))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Error, guarded};
+use super::Error;
 use crate::codec::{Decode, Decoded};
 use crate::operator::CHUNK_ROWS_MAX;
 
@@ -93,15 +93,13 @@ impl Reader {
     fn decode(&self, packed: &Packed, decode: &dyn Decode) -> Result<Slice, Error> {
         let partition = self.parts[packed.partition].log.partition();
         let records = self.unpack(packed)?;
-        guarded(&format!("decoding of topic {}", self.topic), || {
-            let decoded = records.chunks(CHUNK_ROWS_MAX).map(|chunk| decode.decode(partition, chunk));
-            let rows = decoded.collect::<Result<_, _>>().map_err(|source| Error::Decode {
-                topic: self.topic.clone(),
-                partition: partition.partition,
-                source,
-            })?;
-            Ok(Slice { partition, records: records.len(), rows })
-        })
+        let decoded = records.chunks(CHUNK_ROWS_MAX).map(|chunk| decode.decode(partition, chunk));
+        let rows = decoded.collect::<Result<_, _>>().map_err(|source| Error::Decode {
+            topic: self.topic.clone(),
+            partition: partition.partition,
+            source,
+        })?;
+        Ok(Slice { partition, records: records.len(), rows })
     }
 }
 
@@ -116,9 +114,6 @@ pub struct Slice {
     pub rows: Vec<Decoded>,
 }
 
-/// What the task that reads ahead hands over; the last is `Ok(None)` or an error.
-type Ahead = Result<Option<Slice>, Error>;
-
 /// The decoded slices of a [`Reader`], in order. Dropping it ends the reading ahead.
 pub struct Slices {
     env: log::Env,
@@ -129,7 +124,7 @@ pub struct Slices {
 enum Source {
     /// Nothing is read ahead yet.
     Here(Reader),
-    Ahead(mpsc::Receiver<Ahead>),
+    Ahead(mpsc::Receiver<Result<Slice, Error>>),
     Done,
 }
 
@@ -152,17 +147,16 @@ impl Slices {
                 Ok(Some(slice))
             }
             Source::Ahead(mut slices) => match slices.recv().await {
-                Some(Ok(Some(slice))) => {
+                Some(slice) => {
                     self.source = Source::Ahead(slices);
-                    Ok(Some(slice))
+                    slice.map(Some)
                 }
-                Some(last) => last,
-                None => Err(Error::Panic { operator: "reading ahead".into(), message: "it broke off".into() }),
+                None => Ok(None),
             },
         }
     }
 
-    fn ahead(&self, reader: Reader) -> mpsc::Receiver<Ahead> {
+    fn ahead(&self, reader: Reader) -> mpsc::Receiver<Result<Slice, Error>> {
         let (send, receive) = mpsc::channel(SLICES_AHEAD);
         let (env, decode) = (self.env.clone(), Arc::clone(&self.decode));
         drop(self.env.spawn("read-ahead", read_ahead(env, reader, decode, send)));
@@ -170,25 +164,31 @@ impl Slices {
     }
 }
 
-async fn read_ahead(env: log::Env, mut reader: Reader, decode: Arc<dyn Decode>, send: mpsc::Sender<Ahead>) {
+async fn read_ahead(
+    env: log::Env,
+    mut reader: Reader,
+    decode: Arc<dyn Decode>,
+    send: mpsc::Sender<Result<Slice, Error>>,
+) {
     loop {
         // The place in the queue first, the work after.
         let Ok(place) = send.reserve().await else { return };
         let slice = match reader.read().await {
-            Ok(None) => Ok(None),
+            Ok(None) => return,
             Err(error) => Err(error),
             Ok(Some(packed)) => {
                 let decode = Arc::clone(&decode);
-                let decoding = env.offload(move || {
-                    let slice = reader.decode(&packed, &*decode);
-                    (reader, slice)
-                });
-                let (back, slice) = decoding.await;
+                let (back, slice) = env
+                    .offload(move || {
+                        let slice = reader.decode(&packed, &*decode);
+                        (reader, slice)
+                    })
+                    .await;
                 reader = back;
-                slice.map(Some)
+                slice
             }
         };
-        let last = !matches!(slice, Ok(Some(_)));
+        let last = slice.is_err();
         place.send(slice);
         if last {
             return;

@@ -107,9 +107,7 @@ impl Stable {
             // Under either isolation somebody may wait.
             state.partition.wake_readers();
         }
-        if any {
-            inner.forget_settled();
-        }
+        inner.forget_settled();
         drop(inner);
         if any {
             self.changed.send_modify(|version| *version += 1);

@@ -1,6 +1,7 @@
 //! The connector against a real server, through the seam alone.
 
 mod failures;
+mod recorded;
 mod rows;
 mod schema;
 mod server;
@@ -150,6 +151,7 @@ async fn open(name: &str, options: &Options) -> Result<PostgresSource, Error> {
     let mut settings = Settings::new(name, options)?;
     settings.pace = Pace { idle: Duration::from_millis(50), idle_bytes: 1 << 20, ..Pace::default() };
     settings.pace.status = Duration::from_millis(100);
+    settings.pace.watch = Duration::from_millis(200);
     super::open(settings).await
 }
 

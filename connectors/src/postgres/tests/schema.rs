@@ -65,9 +65,10 @@ async fn a_changed_table_stops_the_source_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replaced_table_is_seen_at_the_next_start() {
+async fn a_replaced_table_is_seen_while_it_runs_and_at_the_next_start() {
     let (_server, client, mut capture) = captured("replaced").await;
     client.batch_execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v numeric(10,2), w text)").await.unwrap();
+    assert_says(&ends(&mut capture).await, &["lost:", "public.t", "no longer in the publication"]);
     let error = message(&capture.restart().await.unwrap_err());
     assert_says(&error, &["lost:", "dropped, replaced"]);
     capture.source.remove().await.unwrap();
