@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod error;
 pub mod expr;
 pub mod parse;
+pub mod plan;
 pub mod types;
 
 pub use error::{Error, Result};

@@ -179,9 +179,10 @@ impl Committer {
         let mut counts = vec![0i64; firsts.len()];
         let mut records = Vec::new();
         for (chunk, totals) in chunks(output) {
-            self.encode
-                .encode(output.epoch, &chunk, totals.as_ref(), &mut records)
-                .map_err(|source| self.at(source))?;
+            run::guarded("writing the output", || {
+                let encoded = self.encode.encode(output.epoch, &chunk, totals.as_ref(), &mut records);
+                encoded.map_err(at_output)
+            })?;
             for (partition, records) in partition::by_key(std::mem::take(&mut records), counts.len()) {
                 counts[partition] += i64::try_from(records.len()).expect("a count of records fits");
                 self.producer.append(self.outputs[partition].partition(), records).await?;
@@ -201,16 +202,12 @@ impl Committer {
         Ok(commit)
     }
 
-    fn at(&self, source: operator::Error) -> run::Error {
-        run::Error::Operator { operator: "writing the output".into(), source }
-    }
-
     /// Only the job writes its topic, so its records lie where they were expected.
     fn check(&self, expected: &CommitRecord, committed: &log::Committed) -> Result<(), run::Error> {
         for range in &expected.ranges {
             if !committed.ranges.contains(range) {
                 let message = format!("somebody else has written to partition {} of its topic", range.0.partition);
-                return Err(self.at(operator::Error::Value(message)));
+                return Err(at_output(operator::Error::Value(message)));
             }
         }
         Ok(())
@@ -232,6 +229,10 @@ pub(super) async fn remove(
     let mut producer = cluster.producer(&transactional_id(job)).await?;
     producer.append(jobs, vec![tombstone(job)]).await?;
     producer.commit().await.map(drop)
+}
+
+fn at_output(source: operator::Error) -> run::Error {
+    run::Error::Operator { operator: "writing the output".into(), source }
 }
 
 /// The output in parts that can be encoded one by one: a row that goes must be seen together with the one that comes,

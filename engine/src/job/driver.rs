@@ -240,7 +240,8 @@ impl Driver {
     pub fn fail(&mut self, id: RelationId, error: run::Error) -> Result<(), Ended> {
         let reason = match error {
             run::Error::Interrupted => return Err(Ended::Shutdown),
-            run::Error::Log(error @ (log::Error::Closed(_) | log::Error::Io(_))) => {
+            // An outcome that is not known is found out by recovery alone.
+            run::Error::Log(error @ (log::Error::Closed(_) | log::Error::Io(_) | log::Error::Unknown)) => {
                 return Err(Ended::Fatal(describe(&error)));
             }
             error => describe(&error),

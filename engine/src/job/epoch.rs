@@ -140,7 +140,7 @@ impl Driver {
             match committer {
                 Ok(committer) => {
                     let view = self.views.get_mut(&id).expect("it was there a moment ago");
-                    view.begin(&self.config, committer, None);
+                    view.begin(&self.env, &self.config, committer, None);
                 }
                 Err(error) => self.fail(id, error)?,
             }
@@ -176,13 +176,18 @@ impl Driver {
     ) -> Result<(), run::Error> {
         let at_input = |source| run::Error::Operator { operator: "input".into(), source };
         let mut rows = 0;
+        let mut slice = Vec::new();
         for batch in store.scan(before, None).map_err(at_input)? {
             let delta = Delta::appended(batch.map_err(at_input)?);
             rows += delta.len();
-            self.feed_one(id, input, &[delta])?;
-            self.caught_up_with(id, rows);
+            slice.push(delta);
+            // As much as keeps all workers busy.
+            if slice.len() >= self.config.workers {
+                self.feed_one(id, input, &std::mem::take(&mut slice))?;
+                self.caught_up_with(id, rows);
+            }
         }
-        Ok(())
+        self.feed_one(id, input, &slice)
     }
 
     async fn backfill_records(&mut self, id: RelationId, input: RelationId, before: u64) -> Result<(), run::Error> {
@@ -351,7 +356,7 @@ impl Driver {
             self.tables.values_mut().for_each(|table| {
                 table.metrics.state_bytes = table.table.store().map_or(0, |store| store.bytes());
             });
-            self.views.values_mut().for_each(|view| view.metrics.state_bytes = view.state_bytes());
+            self.views.values_mut().for_each(|view| view.measure());
         }
         self.shared.publish(|published| {
             published.epoch = epoch.clone();

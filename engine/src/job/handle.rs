@@ -185,7 +185,8 @@ impl Engine {
         Pin { epoch, shared: Arc::clone(&self.shared) }
     }
 
-    /// The state of an upsert table or a view. Readable at epochs pinned after it has caught up.
+    /// The state of an upsert table or a view. To be read at epochs pinned after it has caught up: at earlier ones it is
+    /// empty.
     pub fn store(&self, id: RelationId) -> Result<Arc<dyn ViewStore>, Error> {
         let published = self.shared.lock();
         let relation = published.relations.get(&id).ok_or(Error::UnknownRelation(id))?;

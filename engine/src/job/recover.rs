@@ -171,7 +171,7 @@ impl Driver {
                 return Err(run::Error::UnknownEpoch(commit.epoch));
             }
         }
-        view.begin(&self.config, committer, commit);
+        view.begin(&self.env, &self.config, committer, commit);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::graph::RelationId;
+use crate::run::OperatorMetrics;
 use crate::time::Epoch;
 
 use super::handle::Shared;
@@ -44,6 +45,8 @@ pub struct JobMetrics {
     pub busy_us: u64,
     /// Bytes of state, about.
     pub state_bytes: usize,
+    /// Of a view's operators, in the order of its graph; up to a second old.
+    pub operators: Arc<[OperatorMetrics]>,
 }
 
 /// The engine as a whole; counts since the start of the process.

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::Int64Array;
+
 use super::commit::{CommitRecord, Committer, Output};
 use super::status::{JobMetrics, JobState};
 use super::{EngineConfig, ViewDef};
@@ -63,12 +65,18 @@ impl View {
     }
 
     /// Makes it take part, with nothing fed yet.
-    pub fn begin(&mut self, config: &EngineConfig, committer: Committer, replayed: Option<CommitRecord>) {
+    pub fn begin(
+        &mut self,
+        env: &log::Env,
+        config: &EngineConfig,
+        committer: Committer,
+        replayed: Option<CommitRecord>,
+    ) {
         let def = &self.def;
         let keeps = def.queryable || def.encode.totals();
         let store = keeps.then(|| Arc::new(Versioned::new(Arc::clone(&def.schema), def.key.clone())));
         self.phase = Phase::Running(Box::new(Running {
-            dataflow: Dataflow::new(&def.graph, config.workers, config.parallel_rows_min),
+            dataflow: Dataflow::new(env, &def.graph, config.workers, config.parallel_rows_min),
             store,
             digest: Digest::default(),
             committer,
@@ -121,11 +129,9 @@ impl View {
         }
         let Phase::Running(running) = &mut self.phase else { return Ok(()) };
         let begun = env.monotonic();
-        for delta in deltas {
-            running.touched = true;
-            self.metrics.rows_in += delta.len() as u64;
-            running.dataflow.feed(relation, delta)?;
-        }
+        running.touched = true;
+        self.metrics.rows_in += deltas.iter().map(|delta| delta.len() as u64).sum::<u64>();
+        running.dataflow.feed(relation, deltas)?;
         self.metrics.busy_us += micros(env.monotonic() - begun);
         Ok(())
     }
@@ -135,24 +141,12 @@ impl View {
     pub fn flush(&mut self, env: &log::Env, epoch: &Epoch) -> Result<(Option<Delta>, Option<Output>), run::Error> {
         let Phase::Running(running) = &mut self.phase else { return Ok((None, None)) };
         let begun = env.monotonic();
-        let delta = if std::mem::take(&mut running.touched) {
-            let output = running.dataflow.flush(epoch)?;
-            let consolidated = consolidate(&self.def.schema, &output);
-            Some(consolidated.map_err(|source| at_output(source))?).filter(|delta| !delta.is_empty())
+        let (delta, totals) = if std::mem::take(&mut running.touched) {
+            run::guarded("the view's output", || running.change(&self.def, epoch))?
         } else {
-            None
+            (None, None)
         };
-        let mut totals = None;
-        if let Some(delta) = &delta {
-            running.digest.add(delta).map_err(at_output)?;
-            if let Some(store) = &running.store {
-                store.apply(epoch.number, delta).map_err(at_output)?;
-                if self.def.encode.totals() {
-                    totals = Some(store.totals(epoch.number, &delta.rows).map_err(at_output)?);
-                }
-            }
-            self.metrics.rows_out += delta.len() as u64;
-        }
+        self.metrics.rows_out += delta.as_ref().map_or(0, |delta| delta.len() as u64);
         self.metrics.rows_touched = running.dataflow.rows_touched();
         self.metrics.busy_us += micros(env.monotonic() - begun);
         let suppressed = running.compare(epoch.number)?;
@@ -165,18 +159,39 @@ impl View {
         Ok((delta, Some(Output { epoch: epoch.number, delta: output, totals, digest: running.digest })))
     }
 
-    /// Bytes of state, about; costs a look at all of it.
-    pub fn state_bytes(&self) -> usize {
-        match &self.phase {
+    /// Brings the metrics up to date that cost a look at all of the state.
+    pub fn measure(&mut self) {
+        let (bytes, operators) = match &self.phase {
             Phase::Running(running) => {
-                running.dataflow.state_bytes() + running.store.as_ref().map_or(0, |store| store.bytes())
+                let store = running.store.as_ref().map_or(0, |store| store.bytes());
+                (running.dataflow.state_bytes() + store, running.dataflow.operators())
             }
-            Phase::Waiting { .. } | Phase::Failed { .. } => 0,
-        }
+            Phase::Waiting { .. } | Phase::Failed { .. } => (0, Vec::new()),
+        };
+        self.metrics.state_bytes = bytes;
+        self.metrics.operators = operators.into();
     }
 }
 
 impl Running {
+    /// Ends the epoch in the operators and takes what comes out into digest and store.
+    fn change(&mut self, def: &ViewDef, epoch: &Epoch) -> Result<(Option<Delta>, Option<Int64Array>), run::Error> {
+        let output = self.dataflow.flush(epoch)?;
+        let delta = consolidate(&def.schema, &output).map_err(at_output)?;
+        if delta.is_empty() {
+            return Ok((None, None));
+        }
+        self.digest.add(&delta).map_err(at_output)?;
+        let mut totals = None;
+        if let Some(store) = &self.store {
+            store.apply(epoch.number, &delta).map_err(at_output)?;
+            if def.encode.totals() {
+                totals = Some(store.totals(epoch.number, &delta.rows).map_err(at_output)?);
+            }
+        }
+        Ok((Some(delta), totals))
+    }
+
     /// Whether the log holds the output of this epoch already. At the epoch of the last commit the sums must agree.
     fn compare(&mut self, epoch: u64) -> Result<bool, run::Error> {
         match &self.replayed {

@@ -4,17 +4,25 @@
 //! Rows are fed in slices: stateless operators pass them on at once, stateful ones gather. [`Dataflow::flush`] ends the
 //! epoch. What comes out does not depend on the number of workers.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use super::{Error, exchange};
+use super::{Error, exchange, guarded};
 use crate::delta::Delta;
 use crate::graph::{Graph, Node, RelationId};
 use crate::operator::{self, Context, Exchange, Operator, Port};
 use crate::time::Epoch;
 
+/// What one operator has done since it began, all workers together.
+#[derive(Clone, Debug, Default)]
+pub struct OperatorMetrics {
+    pub label: String,
+    pub rows_in: u64,
+    pub rows_out: u64,
+    /// Microseconds it has kept the driver waiting.
+    pub busy_us: u64,
+}
+
 /// A running graph. After an error it is not to be used again.
 pub struct Dataflow {
+    env: log::Env,
     stages: Vec<Stage>,
     workers: usize,
     /// Rows a stage must have to take before its workers run side by side.
@@ -32,6 +40,7 @@ struct Stage {
     kind: Kind,
     /// What came out in this step, for each worker; taken away when the step ends.
     out: Vec<Vec<Delta>>,
+    metrics: OperatorMetrics,
 }
 
 enum Kind {
@@ -60,10 +69,15 @@ struct Worker {
 }
 
 impl Dataflow {
-    pub fn new(graph: &Graph, workers: usize, parallel_rows_min: usize) -> Self {
+    pub fn new(env: &log::Env, graph: &Graph, workers: usize, parallel_rows_min: usize) -> Self {
         assert!(workers > 0, "a dataflow has a worker");
-        let stage = |node: &Node| Stage { kind: Kind::new(node, workers), out: vec![Vec::new(); workers] };
+        let stage = |node: &Node| {
+            let kind = Kind::new(node, workers);
+            let metrics = OperatorMetrics { label: kind.label(), ..OperatorMetrics::default() };
+            Stage { kind, out: vec![Vec::new(); workers], metrics }
+        };
         Self {
+            env: env.clone(),
             stages: graph.nodes.iter().map(stage).collect(),
             workers,
             parallel_rows_min,
@@ -74,20 +88,20 @@ impl Dataflow {
         }
     }
 
-    /// Takes in a slice of a relation's change of this epoch. Does nothing where the graph does not read it.
-    pub fn feed(&mut self, relation: RelationId, delta: &Delta) -> Result<(), Error> {
+    /// Takes in a slice of a relation's change of this epoch, its parts spread over the workers. Does nothing where the
+    /// graph does not read the relation.
+    pub fn feed(&mut self, relation: RelationId, deltas: &[Delta]) -> Result<(), Error> {
         let mut found = false;
-        for stage in &mut self.stages {
-            if matches!(stage.kind, Kind::Input(input) if input == relation) {
-                stage.out[self.next_worker].push(delta.clone());
-                found = true;
+        for delta in deltas.iter().filter(|delta| !delta.is_empty()) {
+            for stage in &mut self.stages {
+                if matches!(stage.kind, Kind::Input(input) if input == relation) {
+                    stage.out[self.next_worker].push(delta.clone());
+                    found = true;
+                }
             }
-        }
-        if found && !delta.is_empty() {
             self.next_worker = (self.next_worker + 1) % self.workers;
-            self.step(None)?;
         }
-        Ok(())
+        if found { self.step(None) } else { Ok(()) }
     }
 
     /// Ends the epoch; returns its output, not consolidated.
@@ -100,6 +114,12 @@ impl Dataflow {
     /// Rows of state read or written so far.
     pub fn rows_touched(&self) -> u64 {
         self.rows_touched
+    }
+
+    /// Of the operators, in the order of the graph; inputs are left out.
+    pub fn operators(&self) -> Vec<OperatorMetrics> {
+        let operators = self.stages.iter().filter(|stage| matches!(stage.kind, Kind::Operator(_)));
+        operators.map(|stage| stage.metrics.clone()).collect()
     }
 
     /// Bytes of state, about.
@@ -116,9 +136,12 @@ impl Dataflow {
             let (before, rest) = self.stages.split_at_mut(at);
             let stage = &mut rest[0];
             if let Kind::Operator(operators) = &mut stage.kind {
-                operators.take_in(before)?;
+                let begun = self.env.monotonic();
+                stage.metrics.rows_in += operators.take_in(before)?;
                 let touched = operators.run(flush, self.fresh, self.parallel_rows_min, &mut stage.out)?;
                 self.rows_touched += touched;
+                stage.metrics.rows_out += stage.out.iter().flatten().map(|delta| delta.len() as u64).sum::<u64>();
+                stage.metrics.busy_us += (self.env.monotonic() - begun).as_micros() as u64;
             }
         }
         if let Some(last) = self.stages.last_mut() {
@@ -137,21 +160,18 @@ impl Kind {
         };
         let instances: Vec<_> = (0..workers).map(|_| factory()).collect();
         let exchanges: Vec<_> = (0..inputs.len()).map(|port| instances[0].exchange(Port(port))).collect();
-        // One row over nothing is shown by one worker.
-        let single = exchanges.iter().any(|exchange| match exchange {
-            Exchange::Single => true,
-            Exchange::Hash(keys) => keys.is_empty(),
-            Exchange::Any | Exchange::Broadcast => false,
-        }) || inputs.is_empty();
+        let single = exchanges.iter().any(|exchange| matches!(exchange, Exchange::Single));
+        let label = if label.is_empty() { instances[0].name().to_owned() } else { label.clone() };
         let worker = |(index, operator)| Worker {
             operator,
             pending: Vec::new(),
             touched: false,
-            first: !single || index == EMPTY_KEY_WORKER,
+            // One row over nothing is shown by one worker.
+            first: index == 0 || !(single || inputs.is_empty()),
             rows: 0,
         };
         Self::Operator(Operators {
-            label: label.clone(),
+            label,
             inputs: inputs.iter().map(|input| input.0).collect(),
             exchanges,
             workers: instances.into_iter().enumerate().map(worker).collect(),
@@ -159,16 +179,24 @@ impl Kind {
     }
 }
 
-/// The worker that rows without key columns meet on.
-const EMPTY_KEY_WORKER: usize = 0;
+impl Kind {
+    fn label(&self) -> String {
+        match self {
+            Self::Input(relation) => format!("input {}", relation.0),
+            Self::Operator(operators) => operators.label.clone(),
+        }
+    }
+}
 
 impl Operators {
-    /// Exchanges what the inputs have put out in this step.
-    fn take_in(&mut self, before: &[Stage]) -> Result<(), Error> {
+    /// Exchanges what the inputs have put out in this step; returns how many rows.
+    fn take_in(&mut self, before: &[Stage]) -> Result<u64, Error> {
         let count = self.workers.len();
+        let mut rows = 0;
         for (port, (input, exchange)) in self.inputs.iter().zip(&self.exchanges).enumerate() {
             for (worker, deltas) in before[*input].out.iter().enumerate() {
                 for delta in deltas.iter().filter(|delta| !delta.is_empty()) {
+                    rows += delta.len() as u64;
                     exchange::spread(delta.clone(), worker, count, exchange, |worker, part| {
                         self.workers[worker].pending.push((Port(port), part));
                     })
@@ -176,7 +204,7 @@ impl Operators {
                 }
             }
         }
-        Ok(())
+        Ok(rows)
     }
 
     /// Runs the workers, side by side where that pays; returns how many rows of state they touched.
@@ -214,13 +242,10 @@ impl Worker {
         if self.pending.is_empty() && (flush.is_none() || !(self.touched || fresh && self.first)) {
             return Ok(0);
         }
-        let result = catch_unwind(AssertUnwindSafe(|| self.work(flush, fresh, out)));
-        let name = || if label.is_empty() { self.operator.name().to_owned() } else { label.to_owned() };
-        match result {
-            Ok(Ok(touched)) => Ok(touched),
-            Ok(Err(source)) => Err(Error::Operator { operator: name(), source }),
-            Err(panic) => Err(Error::Panic { operator: name(), message: panic_message(&*panic) }),
-        }
+        guarded(label, || {
+            let result = self.work(flush, fresh, out);
+            result.map_err(|source| Error::Operator { operator: label.to_owned(), source })
+        })
     }
 
     fn work(&mut self, flush: Option<&Epoch>, fresh: bool, out: &mut Vec<Delta>) -> Result<u64, operator::Error> {
@@ -236,10 +261,4 @@ impl Worker {
         }
         Ok(cx.rows_touched)
     }
-}
-
-/// What a panic said.
-pub fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

@@ -9,9 +9,11 @@ pub mod positions;
 mod reader;
 mod table;
 
-pub use dataflow::Dataflow;
+pub use dataflow::{Dataflow, OperatorMetrics};
 pub use reader::{Reader, Slice, Slices};
 pub use table::Table;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::codec::DecodeError;
 use crate::delta::Delta;
@@ -22,7 +24,7 @@ use crate::operator;
 pub enum Error {
     #[error("{operator}: {source}")]
     Operator { operator: String, source: operator::Error },
-    #[error("bug: {operator} panicked: {message}")]
+    #[error("bug: {operator} has panicked: {message}")]
     Panic { operator: String, message: String },
     #[error("topic {topic} partition {partition}: {source}")]
     Decode { topic: String, partition: i32, source: DecodeError },
@@ -46,6 +48,16 @@ pub enum Error {
     /// The engine was asked to end.
     #[error("interrupted by shutdown")]
     Interrupted,
+}
+
+/// Runs code of an operator or a format: a panic in it ends the job, not the process. The caller does not use what the
+/// code has left behind.
+pub fn guarded<T>(operator: &str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
+        Err(Error::Panic { operator: operator.to_owned(), message })
+    })
 }
 
 /// Some rows of a delta.

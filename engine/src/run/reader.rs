@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::Error;
+use super::{Error, guarded};
 use crate::codec::{Decode, Decoded};
 use crate::operator::CHUNK_ROWS_MAX;
 
@@ -93,13 +93,15 @@ impl Reader {
     fn decode(&self, packed: &Packed, decode: &dyn Decode) -> Result<Slice, Error> {
         let partition = self.parts[packed.partition].log.partition();
         let records = self.unpack(packed)?;
-        let decoded = records.chunks(CHUNK_ROWS_MAX).map(|chunk| decode.decode(partition, chunk));
-        let rows = decoded.collect::<Result<_, _>>().map_err(|source| Error::Decode {
-            topic: self.topic.clone(),
-            partition: partition.partition,
-            source,
-        })?;
-        Ok(Slice { partition, records: records.len(), rows })
+        guarded(&format!("decoding of topic {}", self.topic), || {
+            let decoded = records.chunks(CHUNK_ROWS_MAX).map(|chunk| decode.decode(partition, chunk));
+            let rows = decoded.collect::<Result<_, _>>().map_err(|source| Error::Decode {
+                topic: self.topic.clone(),
+                partition: partition.partition,
+                source,
+            })?;
+            Ok(Slice { partition, records: records.len(), rows })
+        })
     }
 }
 
@@ -114,6 +116,9 @@ pub struct Slice {
     pub rows: Vec<Decoded>,
 }
 
+/// What the task that reads ahead hands over; the last is `Ok(None)` or an error.
+type Ahead = Result<Option<Slice>, Error>;
+
 /// The decoded slices of a [`Reader`], in order. Dropping it ends the reading ahead.
 pub struct Slices {
     env: log::Env,
@@ -124,7 +129,7 @@ pub struct Slices {
 enum Source {
     /// Nothing is read ahead yet.
     Here(Reader),
-    Ahead(mpsc::Receiver<Result<Slice, Error>>),
+    Ahead(mpsc::Receiver<Ahead>),
     Done,
 }
 
@@ -147,16 +152,17 @@ impl Slices {
                 Ok(Some(slice))
             }
             Source::Ahead(mut slices) => match slices.recv().await {
-                Some(slice) => {
+                Some(Ok(Some(slice))) => {
                     self.source = Source::Ahead(slices);
-                    slice.map(Some)
+                    Ok(Some(slice))
                 }
-                None => Ok(None),
+                Some(last) => last,
+                None => Err(Error::Panic { operator: "reading ahead".into(), message: "it broke off".into() }),
             },
         }
     }
 
-    fn ahead(&self, reader: Reader) -> mpsc::Receiver<Result<Slice, Error>> {
+    fn ahead(&self, reader: Reader) -> mpsc::Receiver<Ahead> {
         let (send, receive) = mpsc::channel(SLICES_AHEAD);
         let (env, decode) = (self.env.clone(), Arc::clone(&self.decode));
         drop(self.env.spawn("read-ahead", read_ahead(env, reader, decode, send)));
@@ -164,31 +170,25 @@ impl Slices {
     }
 }
 
-async fn read_ahead(
-    env: log::Env,
-    mut reader: Reader,
-    decode: Arc<dyn Decode>,
-    send: mpsc::Sender<Result<Slice, Error>>,
-) {
+async fn read_ahead(env: log::Env, mut reader: Reader, decode: Arc<dyn Decode>, send: mpsc::Sender<Ahead>) {
     loop {
         // The place in the queue first, the work after.
         let Ok(place) = send.reserve().await else { return };
         let slice = match reader.read().await {
-            Ok(None) => return,
+            Ok(None) => Ok(None),
             Err(error) => Err(error),
             Ok(Some(packed)) => {
                 let decode = Arc::clone(&decode);
-                let (back, slice) = env
-                    .offload(move || {
-                        let slice = reader.decode(&packed, &*decode);
-                        (reader, slice)
-                    })
-                    .await;
+                let decoding = env.offload(move || {
+                    let slice = reader.decode(&packed, &*decode);
+                    (reader, slice)
+                });
+                let (back, slice) = decoding.await;
                 reader = back;
-                slice
+                slice.map(Some)
             }
         };
-        let last = slice.is_err();
+        let last = !matches!(slice, Ok(Some(_)));
         place.send(slice);
         if last {
             return;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use super::reader::{Reader, Slice, Slices};
-use super::{Error, dataflow::panic_message};
+use super::{Error, guarded};
 use crate::codec::Decode;
 use crate::delta::Delta;
 use crate::operator::normalize::Normalize;
@@ -106,12 +106,11 @@ impl Table {
         &mut self,
         work: impl FnOnce(&mut Normalize) -> Result<T, crate::operator::Error>,
     ) -> Result<T, Error> {
-        let operator = || format!("normalize of topic {}", self.topic.name);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut self.normalize)));
-        match result {
-            Ok(result) => result.map_err(|source| Error::Operator { operator: operator(), source }),
-            Err(panic) => Err(Error::Panic { operator: operator(), message: panic_message(&*panic) }),
-        }
+        let operator = format!("normalize of topic {}", self.topic.name);
+        guarded(&operator, || {
+            let result = work(&mut self.normalize);
+            result.map_err(|source| Error::Operator { operator: operator.clone(), source })
+        })
     }
 
     fn end(&self, part: &Part, cut: &log::Cut) -> log::Offset {

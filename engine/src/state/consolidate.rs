@@ -78,7 +78,7 @@ pub(crate) fn with_weights(rows: RecordBatch, weights: Vec<i64>) -> Delta {
 fn concat(schema: &SchemaRef, deltas: &[Delta]) -> Result<RecordBatch, Error> {
     match deltas {
         [] => Ok(RecordBatch::new_empty(schema.clone())),
-        [one] => Ok(one.rows.clone()),
+        [one] => under(schema, &one.rows),
         many => {
             let batches = many.iter().map(|delta| under(schema, &delta.rows)).collect::<Result<Vec<_>, _>>()?;
             Ok(concat_batches(schema, &batches)?)

@@ -7,7 +7,7 @@
 //! row by the writer, for the copying of one shard by a scan.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arrow::array::{Int64Array, RecordBatch};
@@ -31,6 +31,8 @@ pub struct Versioned {
     shards: Vec<RwLock<Shard>>,
     /// Epochs below are gone.
     floor: AtomicU64,
+    /// Entries in the shards' `stale`: whether a release has anything to do.
+    stale: AtomicUsize,
 }
 
 /// The rows of one virtual shard. The key of a row without a key is the whole row.
@@ -69,7 +71,7 @@ impl Versioned {
     pub fn new(schema: SchemaRef, key: Option<Vec<usize>>) -> Self {
         let shards = (0..VIRTUAL_SHARDS).map(|_| RwLock::default()).collect();
         let types = types(&schema);
-        Self { schema, types, key, shards, floor: AtomicU64::new(0) }
+        Self { schema, types, key, shards, floor: AtomicU64::new(0), stale: AtomicUsize::new(0) }
     }
 
     /// Applies the consolidated change of an epoch, not below any applied before. A key that would have two rows, or a
@@ -113,7 +115,8 @@ impl Versioned {
         old(before);
         if !same {
             let row = new.map_or_else(Box::default, Box::from);
-            shard.put(hash, key, Version { from: epoch, count: new.is_some() as i64, row });
+            let stale = shard.put(hash, key, Version { from: epoch, count: new.is_some() as i64, row });
+            self.stale.fetch_add(stale.into(), Ordering::Relaxed);
         }
     }
 
@@ -129,7 +132,8 @@ impl Versioned {
             return Err(Error::NegativeWeight(describe(&self.types, row)));
         }
         if count != before {
-            shard.put(hash, row, Version { from: epoch, count, row: Box::default() });
+            let stale = shard.put(hash, row, Version { from: epoch, count, row: Box::default() });
+            self.stale.fetch_add(stale.into(), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -163,11 +167,13 @@ impl Versioned {
     /// No reader will read below `epoch` any more: what only those could see may go. Never goes back.
     pub fn release(&self, epoch: u64) {
         let before = self.floor.fetch_max(epoch, Ordering::AcqRel);
-        if epoch > before {
-            for shard in 0..=u8::MAX {
-                if self.read(shard).stale.front().is_some_and(|(from, _)| *from <= epoch) {
-                    self.write(shard).collect(epoch);
-                }
+        if epoch <= before || self.stale.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for shard in 0..=u8::MAX {
+            if self.read(shard).stale.front().is_some_and(|(from, _)| *from <= epoch) {
+                let collected = self.write(shard).collect(epoch);
+                self.stale.fetch_sub(collected, Ordering::Relaxed);
             }
         }
     }
@@ -301,7 +307,8 @@ impl Shard {
         }
     }
 
-    fn put(&mut self, hash: u64, key: &[u8], version: Version) {
+    /// Whether something can be collected for it later.
+    fn put(&mut self, hash: u64, key: &[u8], version: Version) -> bool {
         let (slot, new) = self.keys.insert(hash, key);
         let (from, gone) = (version.from, version.count == 0);
         self.row_bytes += version.row.len();
@@ -312,7 +319,7 @@ impl Shard {
                 Some(place) => *place = row,
                 None => self.rows.push(row),
             }
-            return;
+            return false;
         }
         let row = &mut self.rows[slot as usize];
         assert!(row.newest.from <= from, "epochs are applied in ascending order");
@@ -323,16 +330,18 @@ impl Shard {
         } else {
             row.older.push(before);
         }
-        if (gone || !row.older.is_empty()) && self.stale.back() != Some(&(from, slot)) {
+        let stale = (gone || !row.older.is_empty()) && self.stale.back() != Some(&(from, slot));
+        if stale {
             self.stale.push_back((from, slot));
         }
+        stale
     }
 
-    /// Drops the versions that no epoch from `floor` on sees.
-    fn collect(&mut self, floor: u64) {
-        while let Some((from, slot)) = self.stale.front().copied().filter(|(from, _)| *from <= floor) {
+    /// Drops the versions that no epoch from `floor` on sees; how many entries of `stale` that took.
+    fn collect(&mut self, floor: u64) -> usize {
+        let before = self.stale.len();
+        while let Some((_, slot)) = self.stale.front().copied().filter(|(from, _)| *from <= floor) {
             self.stale.pop_front();
-            debug_assert!(from <= floor, "the queue is ascending");
             let row = &mut self.rows[slot as usize];
             let unseen = match row.newest.from <= floor {
                 true => row.older.len(),
@@ -347,6 +356,7 @@ impl Shard {
                 self.keys.remove(slot);
             }
         }
+        before - self.stale.len()
     }
 
     fn bytes(&self) -> usize {

@@ -33,6 +33,8 @@ struct Model {
     wrote: BTreeMap<u64, BTreeMap<TopicPartition, usize>>,
     /// Topics whose deletion was asked for: gone or not.
     deleting: BTreeSet<String>,
+    /// How far a trim was asked for.
+    trimmed: BTreeMap<TopicPartition, Offset>,
     epochs: BTreeMap<TopicPartition, LeaderEpoch>,
     next: u64,
     failures: Vec<String>,
@@ -112,8 +114,9 @@ fn check_whole(model: &mut Model, read: &BTreeMap<TopicPartition, Vec<(Offset, S
     }
 }
 
-async fn partitions(node: &Node) -> Vec<TopicPartition> {
-    let topics = node.topics().into_iter().filter(|topic| topic.name.starts_with("x"));
+/// Of topics whose name begins so: `x` come and go and see transactions, `y` is trimmed.
+async fn partitions(node: &Node, prefix: &str) -> Vec<TopicPartition> {
+    let topics = node.topics().into_iter().filter(|topic| topic.name.starts_with(prefix));
     let each =
         |topic: crate::Topic| (0..topic.partitions).map(move |partition| TopicPartition { topic: topic.id, partition });
     topics.flat_map(each).collect()
@@ -201,7 +204,7 @@ async fn transaction(node: &Node, model: &Shared, name: &str, all: &[TopicPartit
 
 /// Reads at a cut: whole transactions only.
 async fn look(node: &Node, model: &Shared, last: &mut Cut) -> Result<(), Error> {
-    let all = partitions(node).await;
+    let all = partitions(node, "x").await;
     let cut = node.cut(&all)?;
     let mut read = BTreeMap::new();
     for (partition, end) in &cut.0 {
@@ -239,13 +242,41 @@ async fn topics(node: &Node, model: &Shared, random: u64) -> Result<(), Error> {
     Ok(())
 }
 
+/// A topic of which only the newest records are kept.
+async fn trimmed(node: &Node, model: &Shared, random: u64) -> Result<(), Error> {
+    let Some(at) = partitions(node, "y").await.first().copied() else {
+        let topic = NewTopic { name: "y".to_owned(), partitions: 1, config: Default::default() };
+        return match node.create_topic(topic).await {
+            Ok(_) | Err(Error::TopicExists(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+    };
+    for _ in 0..3 {
+        plain(node, model, at, random).await?;
+    }
+    let log = node.log(at)?;
+    let held = log.hold("test", Offset(log.bounds().last_stable.0 - 1));
+    let before = Offset(log.bounds().last_stable.0 - (random % 3) as i64);
+    let limit = lock(model).trimmed.get(&at).copied().unwrap_or_default().max(before);
+    lock(model).trimmed.insert(at, limit);
+    let start = log.trim(before).await?;
+    // Others trim too: as far as anybody asked, not further.
+    let asked = lock(model).trimmed[&at];
+    if start > asked {
+        lock(model).failures.push(format!("asked to trim to {asked:?}, the start is {start:?}"));
+    }
+    drop(held);
+    Ok(())
+}
+
 /// One client; ends at the first error that says the node is gone.
 async fn client(env: Env, node: Arc<Node>, model: Shared, name: String) {
     let mut last = Cut::default();
     for _ in 0..STEPS {
-        let all = partitions(&node).await;
+        let all = partitions(&node, "x").await;
         let random = env.random_u64();
-        let result = match (all.is_empty(), random % 8) {
+        let result = match (all.is_empty(), random % 9) {
+            (_, 8) => trimmed(&node, &model, random >> 16).await,
             (true, _) | (false, 0) => topics(&node, &model, random >> 8).await,
             (false, 1 | 2) => plain(&node, &model, all[(random >> 8) as usize % all.len()], random >> 16).await,
             (false, 3) => idempotent(&node, &model, all[(random >> 8) as usize % all.len()], random >> 16).await,
@@ -264,7 +295,8 @@ async fn client(env: Env, node: Arc<Node>, model: Shared, name: String) {
 async fn verify(node: &Node, model: &Shared) -> Result<(), Error> {
     let mut committed = BTreeMap::new();
     let mut texts: Vec<String> = Vec::new();
-    let all = partitions(node).await;
+    let mut all = partitions(node, "x").await;
+    all.extend(partitions(node, "y").await);
     for partition in &all {
         let bounds = node.log(*partition)?.bounds();
         for (offset, text) in read_all(node, *partition, Offset(i64::MAX), Isolation::Uncommitted).await? {
@@ -290,9 +322,10 @@ async fn verify(node: &Node, model: &Shared) -> Result<(), Error> {
         model.failures.push(format!("{phantom} was never written"));
     }
     // Topics whose deletion was never asked for still exist, with all that was seen in them.
-    let lost = model.seen.iter().filter(|((partition, _), _)| all.contains(partition));
-    let lost: Vec<_> = lost.filter(|(_, text)| !there.contains(text)).collect();
-    let lost: Vec<String> = lost.into_iter().map(|(at, text)| format!("{text} at {at:?} is lost")).collect();
+    let kept = |partition: &TopicPartition| model.trimmed.get(partition).copied().unwrap_or_default();
+    let lost = model.seen.iter().filter(|((p, offset), _)| all.contains(p) && *offset >= kept(p));
+    let lost = lost.filter(|(_, text)| !there.contains(text));
+    let lost: Vec<String> = lost.map(|(at, text)| format!("{text} at {at:?} is lost")).collect();
     model.failures.extend(lost);
     check_whole(model, &committed, "after recovery");
     for (number, commit) in model.committed.clone() {
@@ -408,6 +441,51 @@ fn nothing_acknowledged_is_lost_and_transactions_are_whole() {
     assert!(acknowledged > 2000, "only {acknowledged} writes were acknowledged: the test tests little");
 }
 
+/// Writes and trims until files are freed, with crashes in between: the log stays short, its end is never forgotten.
+#[test]
+fn a_trimmed_log_stays_short_and_remembers_its_end() {
+    let mut freed = 0;
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let env = Env::simulated(seed).with_disk(Arc::new(disk.clone()));
+        let (mut end, mut asked) = (Offset(0), Offset(0));
+        for _ in 0..6 {
+            disk.plan(Damage::PowerCut { operation: disk.operations() + 20 + env.random_u64() % 1500 });
+            let life = async {
+                let node = Node::open(env.clone(), Path::new("/data"), config(Acknowledge::AfterSync)).await?;
+                let topic = NewTopic { name: "y".to_owned(), partitions: 1, config: Default::default() };
+                let id = match node.topic("y") {
+                    Some(topic) => topic.id,
+                    None => node.create_topic(topic).await?.id,
+                };
+                let log = node.log(TopicPartition { topic: id, partition: 0 })?;
+                let bounds = log.bounds();
+                assert!(bounds.end >= end, "seed {seed}: the end went back to {bounds:?} from {end:?}");
+                assert!(bounds.start <= asked, "seed {seed}: {bounds:?} is trimmed beyond {asked:?}");
+                for i in 0..200 {
+                    let text = format!("{i:200}");
+                    end = Offset(log.append(vec![record(&text)]).await?.0 + 1);
+                    if i % 10 == 9 {
+                        asked = Offset(end.0 - 1);
+                        log.trim(asked).await?;
+                    }
+                }
+                let files = node.metrics().files;
+                // Each start leaves a record of the topics that keeps its file.
+                assert!(files <= 10, "seed {seed}: {files} files are left");
+                freed += 1;
+                Ok::<(), Error>(())
+            };
+            if let Err(error) = env.run(life) {
+                assert!(matches!(error, Error::Io(_) | Error::Closed(_) | Error::Unknown), "seed {seed}: {error}");
+            }
+            env.drop_tasks();
+            disk.crash();
+        }
+    }
+    assert!(freed > 10, "only {freed} lives went long enough to free files");
+}
+
 #[test]
 fn acknowledging_before_the_sync_is_caught() {
     let caught = (0..30).find(|seed| !check_seed(*seed, Acknowledge::BeforeSync).failures.is_empty());
@@ -416,7 +494,7 @@ fn acknowledging_before_the_sync_is_caught() {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
-    for seed in [3, 4] {
+    for seed in [3, 4, 5] {
         let (one, two) = (check_seed(seed, Acknowledge::AfterSync), check_seed(seed, Acknowledge::AfterSync));
         assert!(!one.image.is_empty());
         assert!(one.image == two.image, "seed {seed}");

@@ -76,7 +76,7 @@ impl Directory {
         let mut partitions = Vec::with_capacity(topic.partitions.max(0) as usize);
         for partition in 0..topic.partitions {
             let id = TopicPartition { topic: topic.id, partition };
-            let replayed = found.as_mut().and_then(|found| found.take(id));
+            let replayed = found.as_mut().map_or(Ok(None), |found| found.take(id))?;
             partitions.push(self.store.open_partition(id, self.epoch, append_time, replayed, transactions).await?);
         }
         let open = Arc::new(OpenTopic { partitions, batch_bytes_max, topic });
@@ -147,14 +147,19 @@ impl Effects<Effect> for TopicEffects {
             Effect::Opened(topic) => self.directory.open(topic, None, &mut Transactions::default()).await,
             Effect::Closed(topic) => {
                 self.directory.close(&topic).await?;
-                let store = Arc::clone(&self.directory.store);
-                drop(self.env.spawn("log-reclaim", async move {
-                    if let Err(error) = store.reclaim().await {
-                        tracing::warn!(%error, "files of the write-ahead log were not freed");
-                    }
-                }));
+                reclaim_behind(&self.env, &self.directory.store);
                 Ok(())
             }
         }
     }
+}
+
+/// Frees files of the log that hold nothing of use, beside the caller.
+pub(super) fn reclaim_behind(env: &Env, store: &Arc<Store>) {
+    let store = Arc::clone(store);
+    drop(env.spawn("log-reclaim", async move {
+        if let Err(error) = store.reclaim().await {
+            tracing::warn!(%error, "files of the write-ahead log were not freed");
+        }
+    }));
 }

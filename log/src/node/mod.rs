@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use self::directory::{Directory, OpenTopic, TopicEffects};
 use self::local::LocalLog;
 use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
-use crate::env::{Env, Lock, Open, read_full};
+use crate::env::{Env, Open, read_full};
 use crate::machine::Host;
 use crate::quorum::{Leadership, OneVoter};
 use crate::record::{LeaderEpoch, TopicId, TopicPartition};
@@ -79,14 +79,14 @@ struct Format {
 
 const FORMAT_VERSION: u32 = 0;
 
-/// A running node. Dropping it is a kill: what was acknowledged is durable; [`Node::shutdown`] is the polite way.
+/// A running node. [`Node::shutdown`] stops it and waits; dropping it has it stop behind the caller, and the data
+/// directory stays locked until that is done.
 pub struct Node {
     env: Env,
     config: NodeConfig,
     format: Format,
     inner: Arc<Inner>,
     coordinator: Coordinator,
-    lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
 /// What the node's parts share.
@@ -126,7 +126,7 @@ impl Node {
             acknowledge: Acknowledge::AfterSync,
         };
         let began = env.monotonic();
-        let (store, mut found) = Store::open(&env, data_dir, &store_config).await?;
+        let (store, mut found) = Store::open(&env, data_dir, &store_config, lock).await?;
         let store = Arc::new(store);
         let (inner, transactions, epoch) = open_topics(&env, &store, &mut found, config.node_id).await?;
         let states = inner.states_partition().await?;
@@ -135,14 +135,13 @@ impl Node {
         let coordinator = Coordinator::start(&env, Arc::clone(&store), around, states, open, epochs).await?;
         let took = env.monotonic() - began;
         tracing::info!(epoch = epoch.0, bytes = found.bytes, ms = took.as_millis() as u64, "log recovered");
-        Ok(Arc::new(Node { env, config, format, inner, coordinator, lock: Mutex::new(Some(lock)) }))
+        directory::reclaim_behind(&env, &store);
+        Ok(Arc::new(Node { env, config, format, inner, coordinator }))
     }
 
     /// Stops the intake, makes durable what was taken, and releases the data directory.
     pub async fn shutdown(&self) {
         self.inner.store.stop().await;
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(lock);
     }
 
     /// Becomes the reason once a write to the disk has failed. Nothing is acknowledged from then on: the process must
@@ -165,7 +164,7 @@ async fn open_topics(
     node_id: i32,
 ) -> Result<(Arc<Inner>, Transactions, LeaderEpoch), Error> {
     let mut transactions = Transactions::default();
-    let metadata = found.take(METADATA);
+    let metadata = found.take(METADATA)?;
     let last = metadata.as_ref().map_or(Ok(LeaderEpoch(0)), |replayed| store.last_epoch(METADATA, replayed))?;
     let epoch = LeaderEpoch(last.0 + 1);
     let metadata = store.open_partition(METADATA, epoch, false, metadata, &mut transactions).await?;

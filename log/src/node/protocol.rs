@@ -11,7 +11,7 @@ use tokio::sync::futures::Notified;
 use super::Node;
 use super::local::visible_end;
 use crate::cluster::backend::{AbortedTransaction, Appending, Backend, Fetched, Found, TimestampQuery};
-use crate::record::{Batch, Offset, TopicId, TopicPartition};
+use crate::record::{Batch, BatchError, Offset, TopicId, TopicPartition};
 use crate::store::partition::Partition;
 use crate::txn::Surroundings;
 use crate::{Bounds, Error, Isolation, Topic};
@@ -106,20 +106,24 @@ impl Backend for Node {
         let (_, partition) = self.inner.directory.partition(partition)?;
         let bounds = partition.bounds();
         let end = visible_end(&bounds, isolation);
-        let Some((base, wanted)) = partition.find_timestamp(query_of(query), end) else { return Ok(None) };
-        let batches = self.inner.store.read(&partition, base.max(bounds.start), end, 1).await?;
-        for batch in batches {
-            let corrupt = |error: crate::record::BatchError| Error::Corrupt {
-                place: format!("partition {:?} at offset {}", partition.id, batch.base_offset().0),
-                detail: error.to_string(),
-            };
-            for record in batch.records().map_err(corrupt)? {
-                let record = record.map_err(corrupt)?;
-                let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
-                if offset >= bounds.start && timestamp_ms >= wanted {
-                    return Ok(Some(Found { offset, timestamp_ms, epoch: batch.leader_epoch() }));
+        let wanted = match query {
+            TimestampQuery::AtOrAfter(timestamp_ms) => Some(timestamp_ms),
+            TimestampQuery::Max => partition.timestamp_max(end),
+        };
+        let Some(wanted) = wanted else { return Ok(None) };
+        let mut from = bounds.start;
+        while let Some((base, next)) = partition.find_timestamp(wanted, from, end) {
+            let batches = self.inner.store.read(&partition, base.max(from), end, 1).await?;
+            for batch in &batches {
+                if let Some(found) = find_in(batch, bounds.start, wanted).map_err(|error| Error::Corrupt {
+                    place: format!("partition {:?} at offset {}", partition.id, batch.base_offset().0),
+                    detail: error.to_string(),
+                })? {
+                    return Ok(Some(found));
                 }
             }
+            // Its records with such a timestamp lie below the start.
+            from = next;
         }
         Ok(None)
     }
@@ -129,10 +133,14 @@ impl Backend for Node {
     }
 }
 
-/// The smallest timestamp that satisfies; none: the largest there is.
-fn query_of(query: TimestampQuery) -> Option<i64> {
-    match query {
-        TimestampQuery::AtOrAfter(timestamp_ms) => Some(timestamp_ms),
-        TimestampQuery::Max => None,
+/// The first record of a batch at or behind `start` with a timestamp at or above `wanted`.
+fn find_in(batch: &Batch, start: Offset, wanted: i64) -> Result<Option<Found>, BatchError> {
+    for record in batch.records()? {
+        let record = record?;
+        let (offset, timestamp_ms) = (record.offset, record.timestamp_ms);
+        if offset >= start && timestamp_ms >= wanted {
+            return Ok(Some(Found { offset, timestamp_ms, epoch: batch.leader_epoch() }));
+        }
     }
+    Ok(None)
 }

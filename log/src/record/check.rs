@@ -66,8 +66,9 @@ impl Batch {
         }
         let (id, epoch, sequence) = self.producer_fields();
         match (id, epoch, sequence) {
-            (-1, _, -1) if !self.is_transactional() => Ok(()),
-            (-1, ..) => bad("a sequence or a transaction without a producer id"),
+            // Without a producer id the other two mean nothing: kafkajs and sarama leave zeros in them.
+            (..0, ..) if !self.is_transactional() => Ok(()),
+            (..0, ..) => bad("a transaction without a producer id"),
             (0.., 0.., 0..) => Ok(()),
             (0.., 0.., -1) if self.is_control() => Ok(()),
             _ => bad("a producer id without epoch or sequence"),

@@ -24,6 +24,8 @@ struct Held {
     file: Arc<dyn File>,
     /// Bytes of batches that readers may still ask for.
     live: u64,
+    /// The log says that it is no part of it any more.
+    freed: bool,
 }
 
 impl Files {
@@ -41,11 +43,24 @@ impl Files {
     }
 
     pub fn add(&self, number: u32, file: Arc<dyn File>) {
-        self.lock().insert(number, Held { file, live: 0 });
+        self.lock().insert(number, Held { file, live: 0, freed: false });
     }
 
     pub fn numbers(&self) -> Vec<u32> {
         self.lock().keys().copied().collect()
+    }
+
+    /// The files that are part of the log: what the next file says.
+    pub fn named(&self) -> Vec<u32> {
+        self.lock().iter().filter(|(_, held)| !held.freed).map(|(number, _)| *number).collect()
+    }
+
+    /// The log says that these are no part of it any more.
+    pub fn free(&self, numbers: &[u32]) {
+        let mut files = self.lock();
+        for number in numbers {
+            files.get_mut(number).into_iter().for_each(|held| held.freed = true);
+        }
     }
 
     /// More or fewer bytes of a file are of use.

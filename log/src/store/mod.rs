@@ -24,7 +24,7 @@ mod wal;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -37,7 +37,7 @@ use self::shard::{Append, How, Mailbox, Message, Owned, Shard};
 use self::stable::Stable;
 use self::tail::Tail;
 use self::wal::{Wal, Writer};
-use crate::env::{Env, Task};
+use crate::env::{Env, Lock, Task};
 use crate::record::{Batch, LeaderEpoch, Offset, TopicPartition};
 use crate::{Appended, Error};
 
@@ -120,15 +120,23 @@ pub struct StoreMetrics {
 }
 
 impl Found {
-    /// Takes what the log held of a partition.
-    pub fn take(&mut self, partition: TopicPartition) -> Option<Replayed> {
-        self.partitions.remove(&partition)
+    /// Takes what the log held of a partition that stands; an error when some of it is missing.
+    pub fn take(&mut self, partition: TopicPartition) -> Result<Option<Replayed>, Error> {
+        let replayed = self.partitions.remove(&partition);
+        replayed.as_ref().map_or(Ok(()), |replayed| replayed.check(partition))?;
+        Ok(replayed)
     }
 }
 
 impl Store {
     /// Reads the log below `dir` and starts the writer and the shards.
-    pub async fn open(env: &Env, dir: &Path, config: &StoreConfig) -> Result<(Store, Found), Error> {
+    /// `lock` is held until the last write is done.
+    pub async fn open(
+        env: &Env,
+        dir: &Path,
+        config: &StoreConfig,
+        lock: Box<dyn Lock>,
+    ) -> Result<(Store, Found), Error> {
         assert!(config.shards > 0, "somebody must own the partitions");
         let wal_dir = dir.join("wal");
         env.disk().create_dir(&wal_dir)?;
@@ -148,6 +156,7 @@ impl Store {
             file_bytes: config.file_bytes,
             group_bytes: config.group_bytes,
             acknowledge: config.acknowledge,
+            _lock: lock,
         };
         let writer = env.place("log-wal", writer.run())?;
         let shared = Arc::new(Shared {
@@ -157,14 +166,17 @@ impl Store {
             tail: Tail::new(config.tail_bytes),
             env_steps: env.is_simulated(),
         });
+        let closer = Arc::new(Closer(Arc::clone(&shared.wal)));
         let mut shards = Vec::with_capacity(config.shards);
         let mut tasks = Vec::with_capacity(config.shards);
         for number in 0..config.shards {
             let (send, mailbox) = mpsc::channel(MAILBOX);
-            let shard = Shard::new(env.clone(), number, Arc::clone(&shared), mailbox);
+            let waiters = Arc::new(AtomicUsize::new(0));
+            let (all, closer) = (Arc::clone(&shared), Arc::clone(&closer));
+            let shard = Shard::new(env.clone(), number, all, mailbox, Arc::clone(&waiters), closer);
             tasks.push(env.place("log-shard", shard.run())?);
             let room_bytes = config.pending_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-            shards.push(Mailbox { send, room: Arc::new(Semaphore::new(room_bytes)), room_bytes });
+            shards.push(Mailbox { send, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, waiters });
         }
         let store = Store {
             env: env.clone(),
@@ -257,11 +269,15 @@ impl Store {
         let shard = self.shard(partition);
         // A batch larger than all room goes alone.
         let cost = u32::try_from((bytes + BATCH_COST).min(shard.room_bytes)).expect("room is counted in u32");
-        let mut poisoned = self.poisoned();
+        if let Ok(permit) = Arc::clone(&shard.room).try_acquire_many_owned(cost) {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::begin(&shard.waiters);
+        self.wake();
         tokio::select! {
             biased;
             permit = Arc::clone(&shard.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed()),
-            () = wal::stopped(&mut poisoned) => Err(self.closed()),
+            () = self.shared.wal.stopped() => Err(self.closed()),
         }
     }
 
@@ -288,32 +304,21 @@ impl Store {
         self.send(partition, Message::Append(Box::new(append))).await
     }
 
-    /// Queues a decision of the coordinator. The first receiver hears when its place in the order is taken: whatever is
-    /// queued afterwards becomes durable after it. `lazy`: it may wait until something else is written.
-    pub async fn append_decision(
-        &self,
-        partition: TopicPartition,
-        batch: Batch,
-        lazy: bool,
-    ) -> Result<Decision, Error> {
+    /// Queues a decision or marker of the coordinator. The first receiver hears when its place in the order is taken:
+    /// whatever is queued afterwards becomes durable after it. It is not written before something else is, or somebody
+    /// calls [`Store::wake`].
+    pub async fn append_lazy(&self, partition: TopicPartition, batch: Batch) -> Result<Queued, Error> {
         let (placed, queued) = oneshot::channel();
         let (durable, outcome) = oneshot::channel();
-        let how = if lazy { How::Lazy } else { How::Plain };
-        let append = Append { partition, batch, how, permit: None, placed: Some(placed), durable: Some(durable) };
+        let (placed, durable) = (Some(placed), Some(durable));
+        let append = Append { partition, batch, how: How::Lazy, permit: None, placed, durable };
         self.send(partition, Message::Append(Box::new(append))).await?;
-        Ok(Decision { queued, durable: outcome })
+        Ok(Queued { place: queued, durable: outcome })
     }
 
-    /// Queues a transaction marker; the receiver gets its offset when it is durable.
-    pub async fn append_marker(
-        &self,
-        partition: TopicPartition,
-        batch: Batch,
-    ) -> Result<oneshot::Receiver<Result<Appended, Error>>, Error> {
-        let (durable, outcome) = oneshot::channel();
-        let append = Append { partition, batch, how: How::Marker, permit: None, placed: None, durable: Some(durable) };
-        self.send(partition, Message::Append(Box::new(append))).await?;
-        Ok(outcome)
+    /// Has everything written that has its place.
+    pub fn wake(&self) {
+        self.shared.wal.wake();
     }
 
     /// Whole batches from the one that holds `from` on, those that begin below `up_to`; from memory, else from disk.
@@ -390,7 +395,6 @@ impl Store {
             // One that was stopped has stopped.
             let _ = task.await;
         }
-        self.shared.wal.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             let _ = writer.await;
@@ -413,8 +417,46 @@ impl Store {
     }
 }
 
-/// A queued decision: see [`Store::append_decision`].
-pub(crate) struct Decision {
-    pub queued: oneshot::Receiver<Result<Offset, Error>>,
-    pub durable: oneshot::Receiver<Result<Appended, Error>>,
+/// What [`Store::append_lazy`] queued.
+pub(crate) struct Queued {
+    place: oneshot::Receiver<Offset>,
+    durable: oneshot::Receiver<Result<Appended, Error>>,
+}
+
+impl Queued {
+    /// Returns when the batch has its place, or was refused.
+    pub async fn placed(&mut self) {
+        // A refusal is told by `durable`.
+        let _ = (&mut self.place).await;
+    }
+
+    /// Where it is, once it is durable.
+    pub async fn durable(self, store: &Store) -> Result<Appended, Error> {
+        self.durable.await.map_err(|_| store.closed())?
+    }
+}
+
+/// Held by every shard: when the last has ended, the writer writes what is queued and ends too.
+struct Closer(Arc<Wal>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Somebody waits for room, until this is dropped.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn begin(waiters: &Arc<AtomicUsize>) -> Waiting {
+        waiters.fetch_add(1, Ordering::SeqCst);
+        Waiting(Arc::clone(waiters))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }

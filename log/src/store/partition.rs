@@ -152,16 +152,19 @@ impl Partition {
         self.read_view().aborted_in(from, end)
     }
 
-    /// The base offset of the first batch below `end` that holds a timestamp at or above `at` (none: the largest of
-    /// all), and that timestamp's bound.
-    pub fn find_timestamp(&self, at: Option<i64>, end: Offset) -> Option<(Offset, i64)> {
+    /// The largest timestamp among the batches below `end`.
+    pub fn timestamp_max(&self, end: Offset) -> Option<i64> {
         let view = self.read_view();
-        let visible = || view.index.iter().take_while(|entry| entry.base < end.0);
-        let wanted = match at {
-            Some(at) => at,
-            None => visible().map(|entry| entry.max_timestamp_ms).max()?,
-        };
-        visible().find(|entry| entry.max_timestamp_ms >= wanted).map(|entry| (Offset(entry.base), wanted))
+        view.index.iter().take_while(|entry| entry.base < end.0).map(|entry| entry.max_timestamp_ms).max()
+    }
+
+    /// Where the first batch lies that ends behind `from`, begins below `end` and holds a timestamp at or above this:
+    /// its base offset and the offset behind it.
+    pub fn find_timestamp(&self, at_ms: i64, from: Offset, end: Offset) -> Option<(Offset, Offset)> {
+        let view = self.read_view();
+        let first = view.index.partition_point(|entry| entry.next() <= from.0);
+        let mut below = view.index.iter().skip(first).take_while(|entry| entry.base < end.0);
+        below.find(|entry| entry.max_timestamp_ms >= at_ms).map(|entry| (Offset(entry.base), Offset(entry.next())))
     }
 
     /// Wakes when a bound has moved or the partition is gone.

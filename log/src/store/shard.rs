@@ -3,17 +3,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::Shared;
 use super::partition::{Entry, Partition, Place};
 use super::producers::{Producers, Verdict};
 use super::recovery::PartitionState;
 use super::session::Ticket;
-use super::wal::{Item, stopped};
+use super::wal::Item;
+use super::{Closer, Shared};
 use crate::env::Env;
 use crate::record::{Batch, Offset, TopicPartition};
 use crate::{Appended, Error};
@@ -56,7 +57,7 @@ pub(super) struct Append {
     /// Admission by bytes, given back when the batch is durable.
     pub permit: Option<OwnedSemaphorePermit>,
     /// Gets the offset when it is assigned and the entry queued.
-    pub placed: Option<oneshot::Sender<Result<Offset, Error>>>,
+    pub placed: Option<oneshot::Sender<Offset>>,
     pub durable: Option<oneshot::Sender<Result<Appended, Error>>>,
 }
 
@@ -68,8 +69,7 @@ pub(super) enum How {
     Expect(Offset),
     /// In the session's open transaction, and only while that is not fenced.
     Transactional(Ticket),
-    /// A marker. `lazy` entries may wait for the next group that somebody needs.
-    Marker,
+    /// A decision or marker: it has its place, and waits for the next group that somebody needs.
     Lazy,
 }
 
@@ -126,12 +126,21 @@ pub(super) struct Shard {
     outgoing: Vec<Item>,
     /// Whether what is outgoing can wait.
     lazy: bool,
-    placed: Vec<(oneshot::Sender<Result<Offset, Error>>, Offset)>,
+    placed: Vec<(oneshot::Sender<Offset>, Offset)>,
     stopping: bool,
+    waiters: Arc<AtomicUsize>,
+    _closer: Arc<Closer>,
 }
 
 impl Shard {
-    pub fn new(env: Env, number: usize, shared: Arc<Shared>, mailbox: mpsc::Receiver<Message>) -> Shard {
+    pub fn new(
+        env: Env,
+        number: usize,
+        shared: Arc<Shared>,
+        mailbox: mpsc::Receiver<Message>,
+        waiters: Arc<AtomicUsize>,
+        closer: Arc<Closer>,
+    ) -> Shard {
         Shard {
             env,
             number,
@@ -146,18 +155,19 @@ impl Shard {
             lazy: true,
             placed: Vec::new(),
             stopping: false,
+            waiters,
+            _closer: closer,
         }
     }
 
     /// Works until it is stopped and everything is durable, or the log is poisoned. Then whoever waits gets
     /// [`Error::Unknown`] (by the drop of their senders) and later callers [`Error::Closed`].
     pub async fn run(mut self) {
-        let mut poisoned = self.shared.wal.poisoned();
         while !(self.stopping && self.pending.is_empty()) {
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
-                () = stopped(&mut poisoned) => return,
+                () = shared.wal.stopped() => return,
                 places = shared.wal.durable(self.number) => self.complete(places),
                 message = self.mailbox.recv(), if !self.stopping => {
                     match message {
@@ -184,10 +194,14 @@ impl Shard {
         if !self.outgoing.is_empty() {
             self.shared.wal.push(self.number, &mut self.outgoing, self.lazy);
             self.lazy = true;
+            // Somebody waits for room that these hold. They wake the log too: whoever comes second sees the other.
+            if self.waiters.load(Ordering::SeqCst) > 0 {
+                self.shared.wal.wake();
+            }
         }
         for (sender, offset) in self.placed.drain(..) {
             // Nobody may be waiting any more: the caller was dropped.
-            drop(sender.send(Ok(offset)));
+            let _ = sender.send(offset);
         }
     }
 
@@ -220,7 +234,7 @@ impl Shard {
     fn append(&mut self, append: Append, now_ms: i64) {
         let Append { partition, mut batch, mut how, permit, placed, durable } = append;
         let Some(owned) = self.owned.get_mut(&partition) else {
-            return refuse(how, placed, durable, Error::UnknownPartition(partition));
+            return refuse(how, durable, Error::UnknownPartition(partition));
         };
         match owned.admit(&batch, &how) {
             Ok(Verdict::Append) => {}
@@ -232,13 +246,13 @@ impl Shard {
                 }
                 return;
             }
-            Err(error) => return refuse(how, placed, durable, error),
+            Err(error) => return refuse(how, durable, error),
         }
         let base_offset = owned.end;
         if let How::Transactional(ticket) = &mut how
             && let Err(error) = ticket.place(partition, &batch, base_offset)
         {
-            return refuse(how, placed, durable, error);
+            return refuse(how, durable, error);
         }
         let append_time_ms = (owned.log_append_time && !batch.is_control()).then_some(now_ms);
         if let Some(now_ms) = append_time_ms {
@@ -254,7 +268,8 @@ impl Shard {
         owned.end = batch.next_offset();
         owned.partition.set_end(owned.end);
         let partition = Arc::clone(&owned.partition);
-        self.lazy &= matches!(how, How::Lazy);
+        // An open transaction can wait for its end.
+        self.lazy &= matches!(how, How::Lazy | How::Transactional(_));
         self.placed.extend(placed.map(|placed| (placed, base_offset)));
         let item = Item::Batch { partition: partition.id, batch: batch.clone() };
         self.queue(item, Pending::Batch { partition, batch, append_time_ms, permit, durable });
@@ -402,20 +417,11 @@ impl Owned {
     }
 }
 
-fn refuse(
-    how: How,
-    placed: Option<oneshot::Sender<Result<Offset, Error>>>,
-    durable: Option<oneshot::Sender<Result<Appended, Error>>>,
-    error: Error,
-) {
-    if let How::Transactional(ticket) = how {
-        return ticket.refuse(error);
-    }
-    // The drop of `placed` tells its receiver that there is no offset; the reason goes to whoever waits for the outcome.
-    match (placed, durable) {
+fn refuse(how: How, durable: Option<oneshot::Sender<Result<Appended, Error>>>, error: Error) {
+    match (how, durable) {
+        (How::Transactional(ticket), _) => ticket.refuse(error),
         (_, Some(durable)) => drop(durable.send(Err(error))),
-        (Some(placed), None) => drop(placed.send(Err(error))),
-        (None, None) => tracing::warn!(%error, "an append that nobody waits for was refused"),
+        (_, None) => tracing::warn!(%error, "an append that nobody waits for was refused"),
     }
 }
 
@@ -424,4 +430,6 @@ pub(super) struct Mailbox {
     pub send: mpsc::Sender<Message>,
     pub room: Arc<tokio::sync::Semaphore>,
     pub room_bytes: usize,
+    /// Callers that wait for room.
+    pub waiters: Arc<AtomicUsize>,
 }

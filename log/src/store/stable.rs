@@ -107,7 +107,9 @@ impl Stable {
             // Under either isolation somebody may wait.
             state.partition.wake_readers();
         }
-        inner.forget_settled();
+        if any {
+            inner.forget_settled();
+        }
         drop(inner);
         if any {
             self.changed.send_modify(|version| *version += 1);

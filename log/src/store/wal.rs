@@ -15,11 +15,13 @@ use tokio::sync::{Notify, watch};
 use super::files::Files;
 use super::format::{ENTRY_HEADER, EntryHeader, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader, Kind};
 use super::partition::Place;
-use crate::env::{Env, File, Open};
+use crate::env::{Env, File, Lock, Open};
 use crate::record::{BATCH_HEADER, Batch, LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// Bodies up to this size are copied beside their headers: one slice instead of two for the system to walk.
 const COPY_MAX: usize = 4096;
+/// Lazy items wait for company up to this many bytes: as much as one write carries at the cost of its sync.
+const LAZY_BYTES: usize = 1024 * 1024;
 
 /// For entries that are not about a partition.
 const NONE: TopicPartition = TopicPartition { topic: TopicId([0; 16]), partition: 0 };
@@ -94,6 +96,8 @@ pub(super) struct Wal {
     shards: Vec<Durable>,
     /// Why the log has stopped.
     poison: watch::Sender<Option<Arc<str>>>,
+    /// As `poison`, for the log's own tasks: it wakes them in the order they came, which a simulation counts on.
+    stopped: Notify,
     pub figures: Figures,
 }
 
@@ -122,18 +126,20 @@ impl Wal {
             work: Notify::new(),
             shards: (0..shards).map(|_| Durable::default()).collect(),
             poison: watch::channel(None).0,
+            stopped: Notify::new(),
             figures: Figures::default(),
         }
     }
 
-    /// Queues items of one shard in order; `lazy` ones wait for the next group that somebody needs. Bounded by what the
-    /// shards admit.
+    /// Queues items of one shard in order; `lazy` ones wait for the next group that somebody needs, or for enough of
+    /// them. Bounded by what the shards admit.
     pub fn push(&self, shard: usize, items: &mut Vec<Item>, lazy: bool) {
         let mut queue = lock(&self.queue);
         queue.bytes += items.iter().map(Item::size).sum::<usize>();
         queue.items.extend(items.drain(..).map(|item| (shard, item)));
+        let enough = queue.bytes >= LAZY_BYTES;
         drop(queue);
-        if !lazy {
+        if !lazy || enough {
             self.work.notify_one();
         }
     }
@@ -167,6 +173,24 @@ impl Wal {
 
     pub fn poisoned(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.poison.subscribe()
+    }
+
+    /// Returns when the log is poisoned.
+    pub async fn stopped(&self) {
+        loop {
+            let notified = self.stopped.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.poison.borrow().is_some() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn set_poison(&self, error: &std::io::Error) {
+        self.poison.send_replace(Some(Arc::from(format!("a write to the write-ahead log failed: {error}"))));
+        self.stopped.notify_waiters();
     }
 
     /// The next group: what is queued, up to about `bytes_max`; `None` when closed and empty.
@@ -215,11 +239,6 @@ impl Wal {
     }
 }
 
-/// Returns when the log is poisoned (or gone).
-pub(super) async fn stopped(poison: &mut watch::Receiver<Option<Arc<str>>>) {
-    drop(poison.wait_for(Option::is_some).await);
-}
-
 /// Where the log ends: what recovery found, or a new log's beginning.
 pub(super) struct End {
     pub file: Option<OpenFile>,
@@ -246,6 +265,8 @@ pub(super) struct Writer {
     pub file_bytes: u64,
     pub group_bytes: usize,
     pub acknowledge: Acknowledge,
+    /// Of the data directory: nobody else opens it while this writes.
+    pub _lock: Box<dyn Lock>,
 }
 
 impl Writer {
@@ -256,9 +277,7 @@ impl Writer {
         while self.wal.take(self.group_bytes, &mut group).await {
             if let Err(error) = self.write(&group, &mut arena).await {
                 tracing::error!(%error, "the write-ahead log cannot go on; stop and start again to recover");
-                self.wal
-                    .poison
-                    .send_replace(Some(Arc::from(format!("a write to the write-ahead log failed: {error}"))));
+                self.wal.set_poison(&error);
                 return;
             }
             group.clear();
@@ -309,6 +328,11 @@ impl Writer {
         figures.bytes.fetch_add((GROUP_HEADER + body) as u64, Ordering::Relaxed);
         figures.write_us.fetch_add((written - began).as_micros() as u64, Ordering::Relaxed);
         figures.sync_us.fetch_add((synced - written).as_micros() as u64, Ordering::Relaxed);
+        for (_, item) in group {
+            if let Item::Freed { files } = item {
+                self.files.free(files);
+            }
+        }
         if self.acknowledge == Acknowledge::AfterSync {
             self.wal.complete(group, &places);
         }
@@ -332,7 +356,7 @@ impl Writer {
         let file = disk.open(&self.dir.join(Files::name(number)), Open::Create)?;
         let head = FileHeader { number, generation, first_sequence: self.end.next_sequence }.encode();
 
-        let mut numbers = self.files.numbers();
+        let mut numbers = self.files.named();
         numbers.push(number);
         let list: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let entry = EntryHeader {

@@ -15,13 +15,13 @@ use crate::record::{Batch, NewRecord, Offset, RecordView};
 use crate::store::partition::Partition;
 use crate::store::session::{Ranges, Session};
 use crate::store::stable::Range;
-use crate::store::{Decision, LeftOpen, Store};
+use crate::store::{LeftOpen, Queued, Store};
 use crate::{Committed, Error};
 
 /// Requests that may wait for the coordinator.
 const MAILBOX: usize = 1024;
 /// Records of the states' topic after which it is written anew and trimmed: a few megabytes to replay.
-const RECORDS_MAX: u64 = 10_000;
+const RECORDS_MAX: u64 = if cfg!(test) { 30 } else { 10_000 };
 /// The largest batch of states; ids are at most 32 KiB and few.
 const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -147,7 +147,7 @@ struct Ending {
     /// Of the markers: one above that of the data.
     epoch: i16,
     ranges: Ranges,
-    decision: Option<Decision>,
+    decision: Option<Queued>,
 }
 
 impl Task {
@@ -181,13 +181,16 @@ impl Task {
             let commit = self.states.decided(producer_id, epoch);
             for open in opens {
                 let marker = self.marker(producer_id, epoch.saturating_add(1), commit);
-                let outcome = self.store.append_marker(open.partition, marker).await?;
-                written.push((open, commit, outcome));
+                written.push((open, commit, self.store.append_lazy(open.partition, marker).await?));
             }
         }
+        for (_, _, queued) in &mut written {
+            queued.placed().await;
+        }
+        self.store.wake();
         let mut done: BTreeMap<(i64, bool), Vec<Range>> = BTreeMap::new();
-        for (open, commit, outcome) in written {
-            let marker = outcome.await.map_err(|_| self.store.closed())??.base_offset;
+        for (open, commit, queued) in written {
+            let marker = queued.durable(&self.store).await?.base_offset;
             let range = Range { partition: open.partition, first: open.first, end: marker, marker };
             done.entry((open.producer_id, commit)).or_default().push(range);
         }
@@ -198,7 +201,7 @@ impl Task {
         // The markers of those that were ended have raised the epochs once more.
         let raised = epochs.iter().map(|(id, epoch)| (*id, epoch.saturating_add(1))).collect();
         for command in self.states.incomplete() {
-            self.decide(command, true).await?.0?;
+            self.decide(command).await?.0?;
         }
         self.states.raise(&raised);
         Ok(())
@@ -249,18 +252,19 @@ impl Task {
     async fn finished(&mut self, id: &str, ended: Granted, commit: bool, fresh: Option<i64>) -> Result<(), Error> {
         let Granted { producer_id, epoch } = ended;
         if commit {
-            self.decide(Command::Complete { id: id.to_owned(), producer_id, epoch }, true).await?.0?;
+            self.decide(Command::Complete { id: id.to_owned(), producer_id, epoch }).await?.0?;
         }
         if let Some(fresh) = fresh {
             self.states.raise(&BTreeMap::from([(producer_id, epoch)]));
-            self.decide(Command::Grant { id: id.to_owned(), fresh }, true).await?.0?;
+            self.decide(Command::Grant { id: id.to_owned(), fresh }).await?.0?;
         }
         Ok(())
     }
 
     async fn grant(&mut self, id: String, reply: oneshot::Sender<Result<Arc<Session>, Error>>) -> Result<(), Error> {
         if i16::try_from(id.len()).is_err() {
-            return Ok(drop(reply.send(Err(Error::Fenced(id)))));
+            let (topic, size, limit) = (super::TOPIC.to_owned(), id.len(), i16::MAX as usize);
+            return Ok(drop(reply.send(Err(Error::TooLarge { topic, size, limit }))));
         }
         if let Some(active) = self.active.get_mut(&id) {
             if active.busy {
@@ -278,19 +282,18 @@ impl Task {
             self.states.raise(&BTreeMap::from([(producer_id, epoch)]));
         }
         let fresh = if self.states.wants_fresh(&id) { self.surroundings.producer_id().await? } else { 0 };
-        let (granted, decision) = self.decide(Command::Grant { id: id.clone(), fresh }, false).await?;
+        let (granted, decision) = self.decide(Command::Grant { id: id.clone(), fresh }).await?;
         let Granted { producer_id, epoch } = granted?;
         let session = Arc::new(Session::new(id.clone(), producer_id, epoch));
         let waiting = self.active.remove(&id).map(|active| active.waiting).unwrap_or_default();
         self.active.insert(id, Active { session: Arc::clone(&session), busy: false, waiting });
-        let decision = decision.expect("a grant is recorded");
-        let closed = self.store.closed();
+        let mut decision = decision.expect("a grant is recorded");
+        let store = Arc::clone(&self.store);
         drop(self.env.spawn("log-grant", async move {
-            let durable = decision.durable.await;
-            drop(reply.send(match durable {
-                Ok(outcome) => outcome.map(|_| session),
-                Err(_) => Err(closed),
-            }));
+            decision.placed().await;
+            store.wake();
+            let durable = decision.durable(&store).await;
+            drop(reply.send(durable.map(|_| session)));
         }));
         Ok(())
     }
@@ -332,7 +335,7 @@ impl Task {
         }
         let (producer_id, epoch) = session.producer();
         let command = Command::Commit { id: id.clone(), epoch, partitions: topics.into_iter().collect() };
-        let (granted, decision) = self.decide(command, false).await?;
+        let (granted, decision) = self.decide(command).await?;
         let Granted { epoch, .. } = match granted {
             Ok(granted) => granted,
             Err(error) => return Ok(drop(reply.send(Err(error)))),
@@ -395,11 +398,7 @@ impl Task {
     }
 
     /// Decides, applies, and queues the record.
-    async fn decide(
-        &mut self,
-        command: Command,
-        lazy: bool,
-    ) -> Result<(Result<Granted, Error>, Option<Decision>), Error> {
+    async fn decide(&mut self, command: Command) -> Result<(Result<Granted, Error>, Option<Queued>), Error> {
         let now_ms = self.env.now_ms();
         let (reply, decision) = self.states.decide(now_ms, command);
         if decision.records.is_empty() {
@@ -410,7 +409,7 @@ impl Task {
         }
         self.records += decision.records.len() as u64;
         let batch = batch_of(&decision.records, now_ms)?;
-        let queued = self.store.append_decision(self.partition.id, batch, lazy).await?;
+        let queued = self.store.append_lazy(self.partition.id, batch).await?;
         Ok((reply, Some(queued)))
     }
 
@@ -422,10 +421,10 @@ impl Task {
         }
         self.records = records.len() as u64;
         let batch = batch_of(&records, self.env.now_ms())?;
-        let decision = self.store.append_decision(self.partition.id, batch, true).await?;
+        let rewritten = self.store.append_lazy(self.partition.id, batch).await?;
         let (store, partition) = (Arc::clone(&self.store), self.partition.id);
         drop(self.env.spawn("log-transactions-trim", async move {
-            if let Ok(Ok(appended)) = decision.durable.await
+            if let Ok(appended) = rewritten.durable(&store).await
                 && let Err(error) = store.trim(partition, appended.base_offset).await
             {
                 tracing::warn!(%error, "the transaction states were not trimmed");
@@ -438,21 +437,26 @@ impl Task {
 async fn carry_out(store: &Store, ending: Ending, marker: Batch) -> Result<Committed, Error> {
     let Ending { producer_id, ranges, decision, .. } = ending;
     let commit = decision.is_some();
-    let mut decided = None;
-    if let Some(decision) = decision {
-        decision.queued.await.map_err(|_| store.closed())??;
-        decided = Some(decision.durable);
+    let mut decided = decision;
+    if let Some(decision) = &mut decided {
+        // Its place first: then no marker can become durable without it.
+        decision.placed().await;
     }
-    let mut outcomes = Vec::with_capacity(ranges.len());
+    let mut markers = Vec::with_capacity(ranges.len());
     for (partition, range) in ranges {
-        outcomes.push((partition, range, store.append_marker(partition, marker.clone()).await?));
+        markers.push((partition, range, store.append_lazy(partition, marker.clone()).await?));
     }
-    if let Some(durable) = decided {
-        durable.await.map_err(|_| store.closed())??;
+    for (_, _, queued) in &mut markers {
+        queued.placed().await;
     }
-    let mut finished = Vec::with_capacity(outcomes.len());
-    for (partition, (first, end), outcome) in outcomes {
-        match outcome.await.map_err(|_| store.closed())? {
+    // Data, decision and markers wait in the queue: one write, one sync.
+    store.wake();
+    if let Some(decision) = decided {
+        decision.durable(store).await?;
+    }
+    let mut finished = Vec::with_capacity(markers.len());
+    for (partition, (first, end), queued) in markers {
+        match queued.durable(store).await {
             Ok(appended) => finished.push(Range { partition, first, end, marker: appended.base_offset }),
             // Its topic was deleted since: nothing is left to end there.
             Err(Error::UnknownPartition(_)) => {}

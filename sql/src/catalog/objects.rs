@@ -17,6 +17,14 @@ pub struct Objects {
     last_id: u64,
 }
 
+impl FromIterator<Object> for Objects {
+    fn from_iter<T: IntoIterator<Item = Object>>(objects: T) -> Self {
+        let mut out = Self::default();
+        objects.into_iter().for_each(|object| out.insert(object));
+        out
+    }
+}
+
 impl Objects {
     pub fn get(&self, id: RelationId) -> Option<&Arc<Object>> {
         self.by_id.get(&id)
@@ -38,6 +46,15 @@ impl Objects {
     /// A table or view.
     pub fn relation(&self, name: &Name) -> Option<&Arc<Object>> {
         self.find(Class::Relation, name)
+    }
+
+    /// The table or view that `parts` mean in a session connected to `database`: its own first, then those of the
+    /// default database.
+    pub fn lookup(&self, parts: &[String], database: &str) -> Result<Option<&Arc<Object>>> {
+        match self.relation(&Name::resolve(parts, database)?) {
+            Some(found) => Ok(Some(found)),
+            None => Ok(self.relation(&Name::resolve(parts, DATABASE)?)),
+        }
     }
 
     /// A source by its one name.

@@ -12,6 +12,7 @@ use super::model::{Rows, VIEWS, expected, folded, keyed};
 use super::operators::{Even, Pairs, Plain, Sum, Union, record, rows, schema};
 use crate::graph::{Graph, RelationId};
 use crate::io::Gate;
+use crate::job::commit::{self, CommitRecord, Commits};
 use crate::job::{Engine, EngineConfig, TableDef, ViewDef};
 use crate::operator::{Factory, Operator};
 use crate::time::Epoch;
@@ -198,22 +199,7 @@ impl Session {
 
     /// Committed records of a topic, up to a cut or all.
     pub async fn records(&self, topic: &str, cut: Option<&log::Cut>) -> Vec<log::RecordView> {
-        let topic = self.cluster.topic(topic).unwrap();
-        let mut records = Vec::new();
-        for partition in 0..topic.partitions {
-            let at = log::TopicPartition { topic: topic.id, partition };
-            let log = self.cluster.log(at).unwrap();
-            let end = log.bounds().last_stable;
-            let end = cut.map_or(end, |cut| cut.0.get(&at).copied().unwrap_or_default());
-            let mut reader = crate::run::Reader::new(&topic.name, 1 << 20);
-            reader.add(log, log::Offset(0), end);
-            let each = |record| {
-                records.push(record);
-                Ok(())
-            };
-            reader.for_each(each).await.unwrap();
-        }
-        records
+        records(&*self.cluster, topic, cut).await
     }
 
     /// What SELECT shows of a view at an epoch.
@@ -249,17 +235,46 @@ impl Session {
     }
 
     pub async fn epochs(&self) -> Vec<Epoch> {
-        let mut timeline = Timeline::default();
-        let records = self.records(timeline::TOPIC, None).await;
-        records.iter().map(|record| timeline.apply(record.value.as_deref().unwrap()).unwrap().clone()).collect()
+        epochs(&*self.cluster).await
     }
 
-    /// Values of the newest commit records by job.
-    pub async fn commits(&self) -> BTreeMap<RelationId, crate::job::commit::CommitRecord> {
-        let mut commits = crate::job::commit::Commits::default();
-        for record in self.records(crate::job::commit::TOPIC, None).await {
-            commits.apply(&record).unwrap();
-        }
-        commits.0
+    pub async fn commits(&self) -> BTreeMap<RelationId, CommitRecord> {
+        commits(&*self.cluster).await
     }
+}
+
+/// Committed records of a topic, up to a cut or all; none when there is no such topic.
+pub async fn records(cluster: &dyn log::Cluster, topic: &str, cut: Option<&log::Cut>) -> Vec<log::RecordView> {
+    let mut records = Vec::new();
+    let Some(topic) = cluster.topic(topic) else { return records };
+    for partition in 0..topic.partitions {
+        let at = log::TopicPartition { topic: topic.id, partition };
+        let log = cluster.log(at).unwrap();
+        let end = log.bounds().last_stable;
+        let end = cut.map_or(end, |cut| cut.0.get(&at).copied().unwrap_or_default());
+        let mut reader = crate::run::Reader::new(&topic.name, 1 << 20);
+        reader.add(log, log::Offset(0), end);
+        let each = |record| {
+            records.push(record);
+            Ok(())
+        };
+        reader.for_each(each).await.unwrap();
+    }
+    records
+}
+
+/// The timeline.
+pub async fn epochs(cluster: &dyn log::Cluster) -> Vec<Epoch> {
+    let mut timeline = Timeline::default();
+    let records = records(cluster, timeline::TOPIC, None).await;
+    records.iter().map(|record| timeline.apply(record.value.as_deref().unwrap()).unwrap().clone()).collect()
+}
+
+/// The newest commit records by job.
+pub async fn commits(cluster: &dyn log::Cluster) -> BTreeMap<RelationId, CommitRecord> {
+    let mut commits = Commits::default();
+    for record in records(cluster, commit::TOPIC, None).await {
+        commits.apply(&record).unwrap();
+    }
+    commits.0
 }

@@ -59,7 +59,7 @@ fn nothing_is_shown_before_the_snapshot_is_whole() {
 
 #[test]
 fn a_failing_job_stops_alone() {
-    for (error_at, panic_at, says) in [(Some(66), None, "66 is forbidden"), (None, Some(66), "panicked")] {
+    for (error_at, panic_at, says) in [(Some(66), None, "66 is forbidden"), (None, Some(66), "has panicked")] {
         let world = World::new(3);
         world.run(async {
             let mut session = world.open(&Setup { error_at, panic_at, ..Setup::default() }).await;

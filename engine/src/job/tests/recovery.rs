@@ -2,7 +2,7 @@
 
 use log::env::Damage;
 
-use super::harness::{Change, LONG, Session, Setup, World};
+use super::harness::{Change, LONG, Session, Setup, World, commits, epochs, open_node};
 use super::model::VIEWS;
 
 /// A sequence of changes that is the same for the same seed.
@@ -52,8 +52,16 @@ fn views_follow_their_inputs() {
     }
 }
 
+/// Whether a crash has left the newest epoch in commit records only.
+async fn timeline_is_behind(world: &World) -> bool {
+    let node = open_node(&world.env).await.unwrap();
+    let newest = epochs(&*node).await.last().map_or(0, |epoch| epoch.number);
+    commits(&*node).await.values().any(|commit| commit.epoch > newest)
+}
+
 #[test]
 fn a_crash_at_any_moment_loses_nothing_and_doubles_nothing() {
+    let mut behind = 0;
     for seed in 1..25 {
         let world = World::new(seed);
         let mut changes = Changes(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -69,6 +77,8 @@ fn a_crash_at_any_moment_loses_nothing_and_doubles_nothing() {
             };
             let _: Option<Result<(), String>> = world.run(world.env.timeout(LONG, cut_off));
             world.crash();
+            behind += usize::from(world.run(timeline_is_behind(&world)));
+            world.crash();
         }
         world.run(async {
             let mut session = world.open(&Setup::default()).await;
@@ -79,6 +89,7 @@ fn a_crash_at_any_moment_loses_nothing_and_doubles_nothing() {
             session.check_prefixes(&VIEWS).await;
         });
     }
+    assert!(behind > 0, "no crash came between a commit and the timeline's record");
 }
 
 #[test]

@@ -126,3 +126,21 @@ fn memory_is_given_back() {
     }
     assert_eq!(bytes, [bytes[0]; 4]);
 }
+
+/// These bytes will lie on disks. Whoever changes them breaks every saved state.
+#[test]
+fn fixture() {
+    let row = |v: i128| (vec![Value::Int(1), Value::Null, Value::Int(v), Value::Null, Value::Null], 3);
+    let mut workers = Workers::new(&join(&["k"], None), 1);
+    workers.epoch(vec![(0, delta(&schema(), &[row(2)])), (1, delta(&schema(), &[row(3)]))]).unwrap();
+    let mut saved = super::Saved::default();
+    workers.instances[0].save(&mut saved).unwrap();
+    let entries: Vec<String> = saved.0.iter().map(super::hex).collect();
+    assert_eq!(entries, FIXTURE.map(|entry| entry.concat()));
+}
+
+/// Shard, table, key, row; length of the key, count.
+const FIXTURE: [&[&str]; 2] = [
+    &["2300", "0180000001", "0180000001", "02", "018000000000000002", "02", "02", "00000005", "0000000000000003"],
+    &["2301", "0180000001", "0180000001", "02", "018000000000000003", "02", "02", "00000005", "0000000000000003"],
+];

@@ -58,6 +58,11 @@ impl Reader for Saved {
     }
 }
 
+/// A saved entry: shard, table, key, value.
+fn hex((shard, table, key, value): &Entry) -> String {
+    [&[*shard, *table], key.as_slice(), value].concat().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn owner(shard: u8, workers: usize) -> usize {
     usize::from(shard) * workers / VIRTUAL_SHARDS
 }

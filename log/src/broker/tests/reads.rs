@@ -209,6 +209,11 @@ fn readers_of_the_committed_are_told_what_is_void() {
             }
         }
         producer.append(partition, records("open")).await.unwrap();
+        // What is acknowledged behind it makes it durable too.
+        assert_eq!(
+            client.produce(9, &produce_request("one", 1, &[(0, &batch(&fixture.env, &["x"]))])).await.base_offset,
+            11
+        );
         let at = |isolation_level| FetchRequest { isolation_level, ..fetch_request("one", 0, 0) };
         // Two records and a marker each: 0-2, 3-5, 6-8.
         let (data, found) = client.fetch(12, &at(1)).await;
@@ -230,7 +235,7 @@ fn readers_of_the_committed_are_told_what_is_void() {
         let (data, found) = client.fetch(12, &FetchRequest { topics, ..wait }).await;
         assert!(data.aborted_transactions.is_none());
         assert_eq!((found[0].base_offset().0, found[0].is_transactional()), (9, true));
-        assert_eq!(list_as(&mut client, 0).await, 11);
+        assert_eq!(list_as(&mut client, 0).await, 12);
     });
 }
 
