@@ -8,15 +8,18 @@ use datafusion::error::DataFusionError;
 /// PostgreSQL's five-letter codes, by PostgreSQL's names.
 pub mod sqlstate {
     pub const PROTOCOL_VIOLATION: &str = "08P01";
+    pub const WARNING: &str = "01000";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const DATA_EXCEPTION: &str = "22000";
     pub const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
     pub const DIVISION_BY_ZERO: &str = "22012";
     pub const INVALID_PARAMETER_VALUE: &str = "22023";
     pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
+    pub const INVALID_BINARY_REPRESENTATION: &str = "22P03";
     pub const NOT_NULL_VIOLATION: &str = "23502";
     pub const UNIQUE_VIOLATION: &str = "23505";
     pub const ACTIVE_SQL_TRANSACTION: &str = "25001";
+    pub const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
     pub const DEPENDENT_OBJECTS_STILL_EXIST: &str = "2BP01";
     pub const INVALID_CATALOG_NAME: &str = "3D000";
     pub const INVALID_SCHEMA_NAME: &str = "3F000";
@@ -39,6 +42,7 @@ pub mod sqlstate {
     pub const OUT_OF_MEMORY: &str = "53200";
     pub const STATEMENT_TOO_COMPLEX: &str = "54001";
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    pub const CANT_CHANGE_RUNTIME_PARAM: &str = "55P02";
     pub const QUERY_CANCELED: &str = "57014";
     pub const CANNOT_CONNECT_NOW: &str = "57P03";
     pub const CONNECTION_FAILURE: &str = "08006";
@@ -250,6 +254,39 @@ impl From<engine::io::Error> for Error {
             E::Log(_) => (sqlstate::IO_ERROR, None),
         };
         let new = Self { hint, ..Self::new(code, error.to_string()) };
+        new.caused_by(error)
+    }
+}
+
+impl From<engine::job::Error> for Error {
+    fn from(error: engine::job::Error) -> Self {
+        use engine::job::Error as E;
+        let (code, message, detail) = match &error {
+            E::UnknownRelation(_) | E::UnknownInput { .. } => (sqlstate::UNDEFINED_TABLE, None, None),
+            E::RelationExists(_) => (sqlstate::DUPLICATE_TABLE, None, None),
+            E::HasDependents { name, dependents } => (
+                sqlstate::DEPENDENT_OBJECTS_STILL_EXIST,
+                Some(format!("cannot drop {name} because other objects depend on it")),
+                Some(format!("{} depends on it", dependents.join(", "))),
+            ),
+            E::NotCaughtUp { name, progress } => (
+                sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                Some(format!("{name} has not caught up yet")),
+                Some(progress.clone()),
+            ),
+            E::Stopped { name, epoch, reason } => (
+                sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                Some(format!("{name} has stopped at epoch {epoch}")),
+                Some(reason.clone()),
+            ),
+            E::NoStore(_) => (sqlstate::WRONG_OBJECT_TYPE, None, None),
+            E::Busy { .. } => (sqlstate::INSUFFICIENT_RESOURCES, None, None),
+            E::NotCovered { .. } => (sqlstate::QUERY_CANCELED, None, None),
+            E::Closed(_) => (sqlstate::CANNOT_CONNECT_NOW, None, None),
+            E::Corrupt { .. } => (sqlstate::DATA_CORRUPTED, None, None),
+            _ => (sqlstate::IO_ERROR, None, None),
+        };
+        let new = Self { detail, ..Self::new(code, message.unwrap_or_else(|| error.to_string())) };
         new.caused_by(error)
     }
 }

@@ -1,0 +1,135 @@
+//! The PostgreSQL wire: a listener, its connections and the requests to cancel them.
+//!
+//! Messages to clients come from the crate `pgwire`; what clients send is decoded here ([`frame`]), since that crate
+//! panics on truncated messages, and driven here ([`connection`]), since it gathers whole results in memory.
+
+mod connection;
+mod datetime;
+mod encode;
+mod frame;
+mod numeric;
+mod output;
+mod params;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::error::{Error, Result, sqlstate};
+use crate::session::Server;
+use connection::Connection;
+
+pub use encode::texts;
+
+/// Bounds of the listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; more are refused with 53300.
+    pub connections_max: usize,
+    /// Bytes of one message from a client.
+    pub message_bytes_max: usize,
+}
+
+/// Starts to listen and serves until `stop` turns true; returns the address taken.
+pub async fn listen(
+    server: Arc<Server>,
+    address: &str,
+    limits: Limits,
+    stop: watch::Receiver<bool>,
+) -> Result<SocketAddr> {
+    let env = server.env.clone();
+    let listener = env.listen(address).await.map_err(|e| {
+        Error::new(sqlstate::IO_ERROR, format!("cannot listen at {address}: {e}"))
+            .hint("another program may have the port: choose one with --pg-addr, or port 0 for any free one")
+            .caused_by(e)
+    })?;
+    let at = listener.address();
+    // The task ends with `stop`; nobody waits for its value.
+    drop(env.spawn("pgwire listener", accept(server, listener, limits, stop)));
+    Ok(at)
+}
+
+async fn accept(
+    server: Arc<Server>,
+    mut listener: log::env::Listener,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let registry = Arc::new(Registry::default());
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Mostly too many open files: wait for some to be closed rather than spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                server.env.sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let place = Arc::clone(&places).try_acquire_owned().ok();
+        let connection =
+            Connection::new(stream, Arc::clone(&server), Arc::clone(&registry), limits, stop.clone(), place.is_some());
+        drop(server.env.spawn("pgwire connection", async move {
+            if let Err(error) = connection.serve().await {
+                tracing::debug!(%error, "connection ended");
+            }
+            drop(place);
+        }));
+    }
+}
+
+/// The running connections by their cancel keys. The lock is held for a few instructions only.
+#[derive(Default)]
+struct Registry(Mutex<Keys>);
+
+#[derive(Default)]
+struct Keys {
+    pid_last: i32,
+    by_pid: HashMap<i32, (i32, watch::Sender<u64>)>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new connection: its process id, and what changes when it is asked to cancel.
+    fn enter(self: &Arc<Self>, key: i32) -> (Registered, watch::Receiver<u64>) {
+        let (sender, receiver) = watch::channel(0);
+        let mut keys = self.lock();
+        while keys.pid_last == 0 || keys.by_pid.contains_key(&keys.pid_last) {
+            keys.pid_last = keys.pid_last.checked_add(1).unwrap_or(1);
+        }
+        let pid = keys.pid_last;
+        keys.by_pid.insert(pid, (key, sender));
+        (Registered { registry: Arc::clone(self), pid }, receiver)
+    }
+
+    fn cancel(&self, pid: i32, key: i32) {
+        if let Some((expected, sender)) = self.lock().by_pid.get(&pid)
+            && *expected == key
+        {
+            sender.send_modify(|n| *n += 1);
+        }
+    }
+}
+
+/// Leaves the registry when dropped.
+struct Registered {
+    registry: Arc<Registry>,
+    pid: i32,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.lock().by_pid.remove(&self.pid);
+    }
+}

@@ -1,0 +1,259 @@
+//! Parameters of a Bind message to values: text or binary by the type the statement gave them.
+
+use arrow::datatypes::DataType;
+use bytes::Buf;
+use datafusion::common::ScalarValue;
+
+use super::{datetime, numeric};
+use crate::error::{Error, Result, sqlstate};
+use crate::query::pgtype::{self, oid};
+
+/// Elements an array parameter may have.
+const ARRAY_ELEMENTS_MAX: usize = 1 << 16;
+
+/// Reads one parameter (`index` from 0) of the PostgreSQL type `type_oid`.
+pub fn read(index: usize, type_oid: u32, binary: bool, bytes: Option<&[u8]>) -> Result<ScalarValue> {
+    let data_type = pgtype::parameter(type_oid).unwrap_or(DataType::Utf8);
+    let Some(bytes) = bytes else { return Ok(ScalarValue::try_from(&data_type)?) };
+    let value = if binary { from_binary(type_oid, bytes) } else { from_text(type_oid, &data_type, bytes) };
+    value.map_err(|e| e.detail(format!("parameter ${} of type {}", index + 1, name(type_oid))))
+}
+
+fn name(type_oid: u32) -> String {
+    pgtype::by_oid(type_oid).map_or_else(|| format!("oid {type_oid}"), |t| t.sql.to_owned())
+}
+
+fn from_text(type_oid: u32, data_type: &DataType, bytes: &[u8]) -> Result<ScalarValue> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, "invalid byte sequence for encoding UTF8"))?;
+    let invalid = || {
+        let message = format!("invalid input syntax for type {}: \"{text}\"", name(type_oid));
+        Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, message)
+    };
+    Ok(match type_oid {
+        oid::INT4 => ScalarValue::Int32(Some(text.trim().parse().map_err(|_| invalid())?)),
+        oid::INT8 => ScalarValue::Int64(Some(text.trim().parse().map_err(|_| invalid())?)),
+        oid::NUMERIC => decimal_from_text(text.trim()).ok_or_else(invalid)?,
+        oid::BOOL => ScalarValue::Boolean(Some(bool_from_text(text).ok_or_else(invalid)?)),
+        oid::BYTEA => ScalarValue::Binary(Some(bytea_from_text(text).ok_or_else(invalid)?)),
+        _ => match data_type {
+            DataType::Utf8 => ScalarValue::Utf8(Some(text.to_owned())),
+            DataType::List(_) => return Err(Error::unsupported("an array parameter in text format")),
+            other => {
+                let strict = arrow::compute::CastOptions { safe: false, ..Default::default() };
+                let value = ScalarValue::Utf8(Some(text.trim().to_owned()));
+                value.cast_to_with_options(other, &strict).map_err(|_| invalid())?
+            }
+        },
+    })
+}
+
+fn bool_from_text(text: &str) -> Option<bool> {
+    let lower = text.trim().to_ascii_lowercase();
+    let is = |full: &str, shortest: usize| lower.len() >= shortest && full.starts_with(&lower);
+    match () {
+        () if is("true", 1) || is("yes", 1) || is("on", 2) || lower == "1" => Some(true),
+        () if is("false", 1) || is("no", 1) || is("off", 2) || lower == "0" => Some(false),
+        () => None,
+    }
+}
+
+fn bytea_from_text(text: &str) -> Option<Vec<u8>> {
+    let Some(hex) = text.strip_prefix("\\x") else {
+        // The escape format: a backslash is doubled or followed by three octal digits.
+        return bytea_from_escapes(text.as_bytes());
+    };
+    if hex.len() % 2 != 0 || !hex.is_ascii() {
+        return None;
+    }
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).ok()).collect()
+}
+
+fn bytea_from_escapes(mut text: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    while let Some((first, rest)) = text.split_first() {
+        text = rest;
+        if *first != b'\\' {
+            out.push(*first);
+        } else if rest.first() == Some(&b'\\') {
+            out.push(b'\\');
+            text = &rest[1..];
+        } else {
+            let octal = std::str::from_utf8(rest.get(..3)?).ok()?;
+            out.push(u8::from_str_radix(octal, 8).ok()?);
+            text = &rest[3..];
+        }
+    }
+    Some(out)
+}
+
+/// Keeps the scale as written.
+fn decimal_from_text(text: &str) -> Option<ScalarValue> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all = || whole.bytes().chain(fraction.bytes());
+    if all().next().is_none() || !all().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let mut value = 0i128;
+    for digit in all() {
+        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+    }
+    let mut scale = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
+    while scale < 0 {
+        value = value.checked_mul(10)?;
+        scale += 1;
+    }
+    decimal(sign * value, u8::try_from(scale).ok()?)
+}
+
+fn decimal(value: i128, scale: u8) -> Option<ScalarValue> {
+    let fits = scale <= 38 && value.unsigned_abs() < 10u128.pow(38);
+    fits.then(|| ScalarValue::Decimal128(Some(value), 38, scale as i8))
+}
+
+fn from_binary(type_oid: u32, bytes: &[u8]) -> Result<ScalarValue> {
+    Ok(match type_oid {
+        oid::BOOL => ScalarValue::Boolean(Some(fixed::<1>(bytes)?[0] != 0)),
+        oid::INT2 => ScalarValue::Int16(Some(i16::from_be_bytes(fixed(bytes)?))),
+        oid::INT4 => ScalarValue::Int32(Some(i32::from_be_bytes(fixed(bytes)?))),
+        oid::INT8 => ScalarValue::Int64(Some(i64::from_be_bytes(fixed(bytes)?))),
+        oid::OID | oid::REGCLASS | oid::REGTYPE | oid::REGPROC | oid::REGNAMESPACE => {
+            ScalarValue::Int64(Some(i64::from(u32::from_be_bytes(fixed(bytes)?))))
+        }
+        oid::FLOAT4 => ScalarValue::Float32(Some(f32::from_be_bytes(fixed(bytes)?))),
+        oid::FLOAT8 => ScalarValue::Float64(Some(f64::from_be_bytes(fixed(bytes)?))),
+        oid::NUMERIC => {
+            let (value, scale) = numeric::read(bytes).map_err(invalid)?;
+            decimal(value, scale).ok_or_else(|| invalid("numeric has more than 38 digits"))?
+        }
+        oid::BYTEA => ScalarValue::Binary(Some(bytes.to_vec())),
+        oid::UUID => ScalarValue::Utf8(Some(uuid_text(fixed(bytes)?))),
+        oid::JSONB => match bytes.split_first() {
+            Some((1, text)) => ScalarValue::Utf8(Some(utf8(text)?)),
+            _ => return Err(invalid("unknown version of jsonb")),
+        },
+        oid::DATE => ScalarValue::Date32(Some(datetime::date_from_binary(i32::from_be_bytes(fixed(bytes)?))?)),
+        oid::TIME => ScalarValue::Time64Microsecond(Some(i64::from_be_bytes(fixed(bytes)?))),
+        oid::TIMESTAMP | oid::TIMESTAMPTZ => {
+            let us = datetime::timestamp_from_binary(i64::from_be_bytes(fixed(bytes)?))?;
+            let zone = (type_oid == oid::TIMESTAMPTZ).then(|| "UTC".into());
+            ScalarValue::TimestampMicrosecond(Some(us), zone)
+        }
+        _ if pgtype::by_oid(type_oid).is_some_and(|t| t.element != 0) => array(bytes)?,
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::NAME | oid::CHAR | oid::JSON | oid::UNKNOWN => {
+            ScalarValue::Utf8(Some(utf8(bytes)?))
+        }
+        _ => return Err(Error::unsupported("a binary parameter of this type")),
+    })
+}
+
+/// One dimension, as [`super::encode`] writes it.
+fn array(mut bytes: &[u8]) -> Result<ScalarValue> {
+    let short = || invalid("array ends too early");
+    let next = |bytes: &mut &[u8]| -> Result<i32> { if bytes.len() < 4 { Err(short()) } else { Ok(bytes.get_i32()) } };
+    let dimensions = next(&mut bytes)?;
+    let _has_nulls = next(&mut bytes)?;
+    let element = next(&mut bytes)? as u32;
+    let item = pgtype::parameter(element).ok_or_else(|| invalid("unknown element type"))?;
+    let len = match dimensions {
+        0 => 0,
+        1 => {
+            let len = usize::try_from(next(&mut bytes)?).map_err(|_| short())?;
+            let _lower_bound = next(&mut bytes)?;
+            len
+        }
+        _ => return Err(Error::unsupported("an array of several dimensions")),
+    };
+    if len > ARRAY_ELEMENTS_MAX || len > bytes.len() / 4 {
+        return Err(invalid("array has more elements than bytes or than the limit allows"));
+    }
+    let mut values = Vec::with_capacity(len);
+    for _ in 0..len {
+        let Ok(size) = usize::try_from(next(&mut bytes)?) else {
+            values.push(ScalarValue::try_from(&item)?);
+            continue;
+        };
+        let (value, rest) = bytes.split_at_checked(size).ok_or_else(short)?;
+        bytes = rest;
+        values.push(from_binary(element, value)?);
+    }
+    Ok(ScalarValue::List(ScalarValue::new_list(&values, &item, true)))
+}
+
+fn invalid(reason: &'static str) -> Error {
+    Error::new(sqlstate::INVALID_BINARY_REPRESENTATION, reason)
+}
+
+fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
+    bytes.try_into().map_err(|_| invalid("incorrect binary data format: wrong length"))
+}
+
+fn utf8(bytes: &[u8]) -> Result<String> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| invalid("invalid byte sequence for encoding UTF8"))
+}
+
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let n = u128::from_be_bytes(bytes);
+    let (a, b, c) = (n >> 96, (n >> 80) & 0xffff, (n >> 64) & 0xffff);
+    format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", (n >> 48) & 0xffff, n & 0xffff_ffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_values() {
+        let check = |type_oid, text: &str, expect: ScalarValue| {
+            assert_eq!(read(0, type_oid, false, Some(text.as_bytes())).unwrap(), expect, "{text}");
+        };
+        check(oid::INT4, " 42 ", ScalarValue::Int32(Some(42)));
+        check(oid::NUMERIC, "-1.50", ScalarValue::Decimal128(Some(-150), 38, 2));
+        check(oid::NUMERIC, "1e3", ScalarValue::Decimal128(Some(1000), 38, 0));
+        check(oid::BOOL, "of", ScalarValue::Boolean(Some(false)));
+        check(oid::BYTEA, "\\x00ff", ScalarValue::Binary(Some(vec![0, 255])));
+        check(oid::BYTEA, "a\\\\\\001", ScalarValue::Binary(Some(vec![b'a', b'\\', 1])));
+        check(oid::DATE, "2000-01-02", ScalarValue::Date32(Some(10_958)));
+        let us = Some(946_684_800_500_000);
+        check(oid::TIMESTAMP, "2000-01-01 00:00:00.5", ScalarValue::TimestampMicrosecond(us, None));
+        let value = read(0, oid::TIMESTAMPTZ, false, Some(b"2000-01-01 02:00:00.5+02")).unwrap();
+        assert_eq!(value, ScalarValue::TimestampMicrosecond(us, Some("UTC".into())));
+        assert_eq!(read(0, oid::INT4, false, Some(b"x")).unwrap_err().code, sqlstate::INVALID_TEXT_REPRESENTATION);
+        assert_eq!(read(0, oid::INT8, false, None).unwrap(), ScalarValue::Int64(None));
+    }
+
+    #[test]
+    fn binary_values() {
+        let check = |type_oid, bytes: &[u8], expect: ScalarValue| {
+            assert_eq!(read(0, type_oid, true, Some(bytes)).unwrap(), expect);
+        };
+        check(oid::INT8, &[0, 0, 0, 0, 0, 0, 1, 0], ScalarValue::Int64(Some(256)));
+        let uuid: Vec<u8> = (0..16).map(|i| i * 0x11).collect();
+        check(oid::UUID, &uuid, ScalarValue::Utf8(Some("00112233-4455-6677-8899-aabbccddeeff".into())));
+        check(oid::JSONB, b"\x01{}", ScalarValue::Utf8(Some("{}".into())));
+        check(oid::DATE, &[0, 0, 0, 1], ScalarValue::Date32(Some(10_958)));
+        assert!(read(0, oid::INT4, true, Some(&[1])).is_err());
+        assert!(read(0, oid::TEXT, true, Some(&[0xff])).is_err());
+    }
+
+    #[test]
+    fn arrays_are_bounded_by_their_bytes() {
+        let head = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23];
+        let one = [&head[..], &[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 9]].concat();
+        let value = read(0, oid::INT4_ARRAY, true, Some(&one)).unwrap();
+        assert_eq!(
+            value,
+            ScalarValue::List(ScalarValue::new_list(&[ScalarValue::Int32(Some(9))], &DataType::Int32, true))
+        );
+        let huge = [&head[..], &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1]].concat();
+        assert!(read(0, oid::INT4_ARRAY, true, Some(&huge)).is_err());
+    }
+}

@@ -1,0 +1,353 @@
+//! [`Session`]: one client's conversation, whatever it comes in by: statements are parsed, prepared and executed.
+
+mod ddl;
+mod insert;
+mod names;
+mod options;
+mod server;
+mod settings;
+mod show;
+mod sources;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
+
+use crate::error::{Error, Result, sqlstate};
+use crate::parse::{self, Insert, Parsed, Query, Set, Show, Statement};
+pub use crate::query::BatchStream;
+use crate::query::Planned;
+use insert::Buffered;
+use names::SessionNames;
+pub use server::{Server, ServerConfig, SourceReport};
+use settings::Settings;
+
+/// Where a session stands with BEGIN and COMMIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    Idle,
+    Open,
+    /// A statement failed; until ROLLBACK nothing else is done.
+    Failed,
+}
+
+/// What an executed statement gives.
+pub enum Outcome {
+    Rows {
+        batches: BatchStream,
+        /// `SELECT` gets the number of rows behind it.
+        tag: &'static str,
+    },
+    Done {
+        tag: String,
+        notices: Vec<Error>,
+    },
+    /// The client's prepared statements are to be forgotten.
+    Forget(Forget, &'static str),
+    Empty,
+}
+
+impl Outcome {
+    fn done(tag: impl Into<String>) -> Self {
+        Self::Done { tag: tag.into(), notices: Vec::new() }
+    }
+}
+
+/// Which prepared statements to forget.
+pub enum Forget {
+    All,
+    Statement(String),
+}
+
+/// A statement that can be executed, any number of times.
+pub struct Prepared {
+    parsed: Option<Parsed>,
+    planned: Option<Planned>,
+    /// PostgreSQL oids.
+    pub parameters: Vec<u32>,
+    /// The parameter types that the client gave.
+    declared: Vec<u32>,
+    /// Columns of the result, where there is one.
+    pub columns: Option<SchemaRef>,
+}
+
+impl Prepared {
+    /// A text without a statement.
+    pub fn empty() -> Self {
+        Self { parsed: None, planned: None, parameters: Vec::new(), declared: Vec::new(), columns: None }
+    }
+}
+
+/// One client's conversation.
+pub struct Session {
+    server: Arc<Server>,
+    database: Arc<str>,
+    user: Arc<str>,
+    settings: Settings,
+    transaction: Transaction,
+    /// Rows inserted in an open transaction, written when it commits.
+    buffered: Buffered,
+}
+
+/// Longest wait for a relation that has not caught up, when the setting says none.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+impl Session {
+    /// Opens a session by the client's start-up parameters: `user`, `database`, settings.
+    pub fn open(server: &Arc<Server>, parameters: &[(String, String)]) -> Result<Self> {
+        let get = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let user = get("user").ok_or_else(|| {
+            Error::new(sqlstate::INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet")
+        })?;
+        let database = server.database(get("database").filter(|d| !d.is_empty()), user)?;
+        let mut settings = Settings::new(user);
+        for (name, value) in parameters {
+            match name.as_str() {
+                "user" | "database" | "replication" => {}
+                "options" => start_options(value, &mut settings),
+                _ => settings.set_at_start(name, value),
+            }
+        }
+        Ok(Self {
+            server: Arc::clone(server),
+            database: database.into(),
+            user: user.into(),
+            settings,
+            transaction: Transaction::Idle,
+            buffered: Buffered::default(),
+        })
+    }
+
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    pub fn transaction(&self) -> Transaction {
+        self.transaction
+    }
+
+    /// Settings that a client is told when it starts.
+    pub fn reported(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.settings.reported()
+    }
+
+    /// Settings that have changed since the last call and that a client is told of.
+    pub fn take_changed(&mut self) -> Vec<(&'static str, String)> {
+        self.settings.take_changed()
+    }
+
+    pub fn statement_timeout(&self) -> Option<Duration> {
+        self.settings.time("statement_timeout")
+    }
+
+    pub fn parse(&self, text: &str) -> Result<Vec<Parsed>> {
+        parse::parse(text)
+    }
+
+    /// A statement has failed: an open transaction fails with it.
+    pub fn fail(&mut self) {
+        if self.transaction == Transaction::Open {
+            self.transaction = Transaction::Failed;
+            self.buffered = Buffered::default();
+        }
+    }
+
+    /// Makes a statement ready: names resolved, types found. `declared` are the client's parameter types.
+    pub async fn prepare(&mut self, parsed: Parsed, declared: &[u32]) -> Result<Prepared> {
+        self.check_transaction(&parsed)?;
+        let mut prepared = Prepared { declared: declared.to_vec(), ..Prepared::empty() };
+        match &parsed.statement {
+            Statement::Query(query) => self.plan_into(&mut prepared, query, declared).await?,
+            Statement::Insert(insert) => {
+                let declared = insert::declare(&self.server, &self.database, insert, declared)?;
+                self.plan_into(&mut prepared, &insert.query, &declared).await?;
+                prepared.columns = None;
+            }
+            Statement::Explain(_) => prepared.columns = Some(text_columns(&["QUERY PLAN"])),
+            Statement::Show(what) => prepared.columns = Some(show::columns(what)?),
+            _ => {}
+        }
+        prepared.parsed = Some(parsed);
+        Ok(prepared)
+    }
+
+    async fn plan_into(&self, prepared: &mut Prepared, query: &Query, declared: &[u32]) -> Result<()> {
+        let planned = self.server.queries.plan(query, self.names(), declared).await?;
+        prepared.parameters = planned.parameters.iter().map(|(oid, _)| *oid).collect();
+        prepared.columns = Some(Arc::clone(&planned.schema));
+        prepared.planned = Some(planned);
+        Ok(())
+    }
+
+    fn names(&self) -> Arc<SessionNames> {
+        let (server, database) = (Arc::clone(&self.server), Arc::clone(&self.database));
+        Arc::new(SessionNames { server, database, user: Arc::clone(&self.user), settings: self.settings.clone() })
+    }
+
+    fn check_transaction(&self, parsed: &Parsed) -> Result<()> {
+        let ends = matches!(parsed.statement, Statement::Commit | Statement::Rollback);
+        if self.transaction == Transaction::Failed && !ends {
+            let message = "current transaction is aborted, commands ignored until end of transaction block";
+            return Err(Error::new(sqlstate::IN_FAILED_SQL_TRANSACTION, message));
+        }
+        Ok(())
+    }
+
+    /// Executes a prepared statement.
+    pub async fn execute(&mut self, prepared: &Prepared, parameters: Vec<ScalarValue>) -> Result<Outcome> {
+        let Some(parsed) = &prepared.parsed else { return Ok(Outcome::Empty) };
+        self.check_transaction(parsed)?;
+        match &parsed.statement {
+            Statement::Query(query) => {
+                let batches = self.select(prepared, query, parameters).await?;
+                Ok(Outcome::Rows { batches, tag: "SELECT" })
+            }
+            Statement::Explain(inner) => self.explain(inner).await,
+            Statement::Show(what) => self.show(what),
+            Statement::Insert(insert) => self.insert(insert, prepared, parameters).await,
+            Statement::Set(set) => self.set(set),
+            Statement::Begin => {
+                let again = self.transaction == Transaction::Open;
+                self.transaction = Transaction::Open;
+                let warn =
+                    || Error::new(sqlstate::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
+                Ok(Outcome::Done { tag: "BEGIN".into(), notices: again.then(warn).into_iter().collect() })
+            }
+            Statement::Commit => self.commit().await,
+            Statement::Rollback => Ok(self.roll_back()),
+            Statement::Discard => {
+                self.settings.reset_all();
+                Ok(Outcome::Forget(Forget::All, "DISCARD ALL"))
+            }
+            Statement::Deallocate(None) => Ok(Outcome::Forget(Forget::All, "DEALLOCATE ALL")),
+            Statement::Deallocate(Some(name)) => Ok(Outcome::Forget(Forget::Statement(name.clone()), "DEALLOCATE")),
+            Statement::Nothing(tag) => Ok(Outcome::done(*tag)),
+            Statement::CreateSource(_)
+            | Statement::CreateTable(_)
+            | Statement::CreateView(_)
+            | Statement::CreateSink(_)
+            | Statement::Drop(_) => {
+                let (tag, notices) = ddl::change(&self.server, parsed.clone(), &self.database).await?;
+                Ok(Outcome::Done { tag: tag.into(), notices })
+            }
+        }
+    }
+
+    async fn select(&self, prepared: &Prepared, query: &Query, parameters: Vec<ScalarValue>) -> Result<BatchStream> {
+        let Some(planned) = &prepared.planned else { return Err(Error::bug("a query was not planned")) };
+        if let Some(lookup) = &planned.lookup
+            && let Some(found) = self.server.queries.look_up(lookup, &parameters)?
+        {
+            return Ok(once(found));
+        }
+        let wait = self.settings.time("riverrun.wait_timeout").unwrap_or(WAIT_MAX);
+        if planned.of_catalog && !parameters.is_empty() {
+            // What the catalog tells may have changed since the statement was prepared.
+            let again = self.server.queries.plan(query, self.names(), &prepared.declared).await?;
+            return self.server.queries.run(&again, parameters, wait).await;
+        }
+        self.server.queries.run(planned, parameters, wait).await
+    }
+
+    async fn insert(&mut self, insert: &Insert, prepared: &Prepared, parameters: Vec<ScalarValue>) -> Result<Outcome> {
+        let rows = self.select(prepared, &insert.query, parameters).await?;
+        let target = insert::target(&self.server, &self.database, &insert.table)?;
+        let batch = insert::encode(&target, &insert.columns, rows).await?;
+        let count = batch.rows;
+        self.buffered.add(batch)?;
+        if self.transaction == Transaction::Idle {
+            let buffered = std::mem::take(&mut self.buffered);
+            insert::write(&self.server, buffered).await?;
+        }
+        Ok(Outcome::done(format!("INSERT 0 {count}")))
+    }
+
+    async fn commit(&mut self) -> Result<Outcome> {
+        let was = std::mem::replace(&mut self.transaction, Transaction::Idle);
+        self.settings.end_transaction();
+        let buffered = std::mem::take(&mut self.buffered);
+        match was {
+            Transaction::Failed => Ok(Outcome::done("ROLLBACK")),
+            Transaction::Open => {
+                insert::write(&self.server, buffered).await?;
+                Ok(Outcome::done("COMMIT"))
+            }
+            Transaction::Idle => Ok(no_transaction("COMMIT")),
+        }
+    }
+
+    fn roll_back(&mut self) -> Outcome {
+        let was = std::mem::replace(&mut self.transaction, Transaction::Idle);
+        self.settings.end_transaction();
+        self.buffered = Buffered::default();
+        if was == Transaction::Idle { no_transaction("ROLLBACK") } else { Outcome::done("ROLLBACK") }
+    }
+
+    fn set(&mut self, set: &Set) -> Result<Outcome> {
+        match set {
+            Set::Setting { name, value, local } => {
+                let local = *local && self.transaction == Transaction::Open;
+                self.settings.set(name, value.as_deref(), local)?;
+            }
+            Set::ResetAll => self.settings.reset_all(),
+            Set::Transaction => {}
+        }
+        Ok(Outcome::done("SET"))
+    }
+
+    fn show(&self, what: &Show) -> Result<Outcome> {
+        let batch = match what {
+            Show::Setting(name) => {
+                let value: ArrayRef = Arc::new(StringArray::from(vec![self.settings.get(name)?]));
+                RecordBatch::try_new(show::columns(what)?, vec![value])?
+            }
+            Show::AllSettings => show::settings(&self.settings)?,
+            other => show::list(&self.server, other)?,
+        };
+        Ok(Outcome::Rows { batches: once(batch), tag: "SHOW" })
+    }
+
+    async fn explain(&self, inner: &Parsed) -> Result<Outcome> {
+        let lines = match &inner.statement {
+            Statement::Query(query) => {
+                let planned = self.server.queries.plan(query, self.names(), &[]).await?;
+                self.server.queries.explain(&planned).await?
+            }
+            Statement::CreateView(view) => ddl::explain_view(&self.server, view, &self.database)?,
+            _ => return Err(Error::unsupported("EXPLAIN of this statement")),
+        };
+        let batch = RecordBatch::try_new(text_columns(&["QUERY PLAN"]), vec![Arc::new(StringArray::from(lines))])?;
+        Ok(Outcome::Rows { batches: once(batch), tag: "EXPLAIN" })
+    }
+}
+
+fn no_transaction(tag: &str) -> Outcome {
+    let warning = Error::new(sqlstate::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+    Outcome::Done { tag: tag.into(), notices: vec![warning] }
+}
+
+/// `-c name=value …` as libpq's `options` hold them.
+fn start_options(text: &str, settings: &mut Settings) {
+    let mut words = text.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let assignment = match word {
+            "-c" => words.next(),
+            _ => word.strip_prefix("-c").or_else(|| word.strip_prefix("--")),
+        };
+        if let Some((name, value)) = assignment.and_then(|a| a.split_once('=')) {
+            settings.set_at_start(name, value);
+        }
+    }
+}
+
+fn text_columns(names: &[&str]) -> SchemaRef {
+    Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
+}
+
+/// A result of one batch.
+fn once(batch: RecordBatch) -> BatchStream {
+    Box::pin(futures::stream::iter([Ok(batch)]))
+}
