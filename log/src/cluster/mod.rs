@@ -6,3 +6,6 @@ pub mod config;
 pub mod journal;
 pub(crate) mod names;
 pub(crate) mod topics;
+
+#[cfg(test)]
+pub(crate) mod conformance;

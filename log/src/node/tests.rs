@@ -6,7 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Node, NodeConfig};
-use crate::{Cluster, Env, Isolation, NewRecord, NewTopic, Offset, Read, TopicPartition};
+use crate::cluster::backend::{Backend, TimestampQuery};
+use crate::cluster::conformance;
+use crate::env::{Damage, SimDisk};
+use crate::{Cluster, Env, Error, Isolation, NewRecord, NewTopic, Offset, Read, TopicPartition};
 
 fn dir() -> &'static Path {
     Path::new("/data")
@@ -74,5 +77,174 @@ fn what_was_acknowledged_is_there_after_a_restart() {
         assert_eq!(node.topics().len(), 3);
         node.log(a).unwrap().append(vec![record("6")]).await.unwrap();
         assert_eq!(all(&node, a, Isolation::Committed).await, ["1", "2", "3", "4", "6"]);
+    });
+}
+
+#[test]
+fn a_node_is_a_cluster() {
+    for env in [Env::simulated(1), Env::simulated(2), Env::memory()] {
+        env.run(async {
+            let node = open(&env).await;
+            conformance::run(&env, Arc::clone(&node) as Arc<dyn Cluster>).await;
+            node.shutdown().await;
+        });
+    }
+}
+
+/// A disk with `count` records in topic `a`, each in a group of its own, closed politely; files of `file_bytes`.
+fn written(count: usize, file_bytes: u64) -> (Env, SimDisk) {
+    let disk = SimDisk::new(7);
+    let env = Env::simulated(7).with_disk(Arc::new(disk.clone()));
+    env.run(async {
+        let config = NodeConfig { wal_file_bytes: file_bytes, ..NodeConfig::default() };
+        let node = Node::open(env.clone(), dir(), config).await.unwrap();
+        let a = topic(&node, "a").await;
+        for i in 0..count {
+            node.log(a).unwrap().append(vec![record(&format!("record number {i}"))]).await.unwrap();
+        }
+        node.shutdown().await;
+    });
+    (env, disk)
+}
+
+fn open_error(env: &Env) -> String {
+    env.run(async {
+        match Node::open(env.clone(), dir(), NodeConfig::default()).await {
+            Ok(_) => panic!("the damage was not seen"),
+            Err(error) => format!("{error}"),
+        }
+    })
+}
+
+fn position_of(bytes: &[u8], text: &str) -> usize {
+    bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap()
+}
+
+#[test]
+fn damage_before_the_end_is_an_error_that_names_the_place() {
+    let (env, disk) = written(20, 1 << 20);
+    let path = Path::new("/data/wal/0000000001.wal");
+    disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3"));
+    let error = open_error(&env);
+    assert!(error.contains("0000000001.wal at byte") && error.contains("damaged"), "{error}");
+
+    let (env, disk) = written(20, 2000);
+    let path = Path::new("/data/wal/0000000002.wal");
+    let end = disk.bytes(path).unwrap().len();
+    disk.flip_bit(path, end - 1);
+    assert!(open_error(&env).contains("0000000002.wal"), "the end of a file that is not the last is no tail");
+
+    let (env, disk) = written(20, 2000);
+    env.disk().unlink(path).unwrap();
+    assert!(disk.bytes(path).is_none());
+    assert!(open_error(&env).contains("missing"));
+}
+
+#[test]
+fn damage_found_by_a_read_is_an_error() {
+    let (env, disk) = written(20, 1 << 20);
+    env.run(async {
+        let node = open(&env).await;
+        let a = TopicPartition { topic: node.topic("a").unwrap().id, partition: 0 };
+        let path = Path::new("/data/wal/0000000001.wal");
+        disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3"));
+        let log = node.log(a).unwrap();
+        assert!(log.read(Offset(0), Offset(3), 1 << 20, Isolation::Committed).await.is_ok());
+        let read = log.read(Offset(0), Offset(20), 1 << 20, Isolation::Committed).await;
+        assert!(matches!(read, Err(Error::Corrupt { .. })), "{read:?}");
+    });
+}
+
+#[test]
+fn a_failed_sync_stops_the_node_and_the_next_start_goes_on() {
+    let disk = SimDisk::new(3);
+    let env = Env::simulated(3).with_disk(Arc::new(disk.clone()));
+    env.run(async {
+        let node = open(&env).await;
+        let a = topic(&node, "a").await;
+        let log = node.log(a).unwrap();
+        log.append(vec![record("1")]).await.unwrap();
+        disk.plan(Damage::SyncFails { operation: disk.operations() + 1 });
+        assert!(log.append(vec![record("2")]).await.is_err());
+        assert!(node.fatal().borrow().as_ref().unwrap().contains("input/output error"));
+        assert!(matches!(log.append(vec![record("3")]).await, Err(Error::Closed(_))));
+        assert_eq!(all(&node, a, Isolation::Committed).await, ["1"], "what was durable can still be read");
+        node.shutdown().await;
+        drop((node, log));
+        let node = open(&env).await;
+        let texts = all(&node, a, Isolation::Committed).await;
+        assert!(texts == ["1"] || texts == ["1", "2"], "{texts:?}");
+        node.log(a).unwrap().append(vec![record("4")]).await.unwrap();
+        disk.crash();
+        env.drop_tasks();
+        let node = open(&env).await;
+        assert_eq!(all(&node, a, Isolation::Committed).await[..texts.len()], texts[..]);
+    });
+}
+
+#[test]
+fn one_process_a_directory_and_no_newer_format() {
+    let env = Env::simulated(1);
+    env.run(async {
+        let node = open(&env).await;
+        let second = Node::open(env.clone(), dir(), NodeConfig::default()).await;
+        assert!(matches!(second, Err(Error::Busy(_))));
+        let id = node.cluster_id();
+        assert_eq!(id.len(), 22);
+        node.shutdown().await;
+        let node = open(&env).await;
+        assert_eq!(node.cluster_id(), id);
+        node.shutdown().await;
+        let path = Path::new("/data/format");
+        env.disk().unlink(path).unwrap();
+        let file = env.disk().open(path, crate::env::Open::Create).unwrap();
+        let newer = br#"{"version":9,"oldest_reader":9,"cluster_id":"x","node_id":1,"disk_id":"x"}"#;
+        file.write_at(0, &[std::io::IoSlice::new(newer)]).unwrap();
+        let refused = Node::open(env.clone(), dir(), NodeConfig::default()).await;
+        assert!(matches!(refused, Err(Error::Corrupt { .. })));
+    });
+}
+
+#[test]
+fn timestamps_are_found_exactly() {
+    let env = Env::simulated(1);
+    env.run(async {
+        let node = open(&env).await;
+        let a = topic(&node, "a").await;
+        let log = node.log(a).unwrap();
+        let at = |timestamp_ms| NewRecord { timestamp_ms: Some(timestamp_ms), ..record("x") };
+        log.append(vec![at(10), at(30), at(20)]).await.unwrap();
+        log.append(vec![at(25), at(40), at(40)]).await.unwrap();
+        let find = async |query| {
+            let found = node.find_timestamp(a, query, Isolation::Uncommitted).await.unwrap();
+            found.map(|found| (found.offset.0, found.timestamp_ms))
+        };
+        assert_eq!(find(TimestampQuery::AtOrAfter(0)).await, Some((0, 10)));
+        assert_eq!(find(TimestampQuery::AtOrAfter(11)).await, Some((1, 30)));
+        assert_eq!(find(TimestampQuery::AtOrAfter(31)).await, Some((4, 40)));
+        assert_eq!(find(TimestampQuery::AtOrAfter(41)).await, None);
+        assert_eq!(find(TimestampQuery::Max).await, Some((4, 40)));
+        log.trim(Offset(2)).await.unwrap();
+        assert_eq!(find(TimestampQuery::AtOrAfter(26)).await, Some((4, 40)));
+        log.trim(Offset(6)).await.unwrap();
+        assert_eq!(find(TimestampQuery::Max).await, None);
+    });
+}
+
+#[test]
+fn deleting_a_topic_frees_its_files() {
+    let (env, _disk) = written(200, 2000);
+    env.run(async {
+        let node = open(&env).await;
+        let before = node.metrics().files;
+        node.delete_topic("a").await.unwrap();
+        // The files go behind the caller.
+        while node.metrics().files > before / 4 {
+            env.step().await;
+        }
+        node.shutdown().await;
+        let node = open(&env).await;
+        assert!(node.metrics().files <= before / 4);
+        assert!(node.topic("a").is_none());
     });
 }
