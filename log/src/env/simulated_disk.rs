@@ -206,7 +206,7 @@ impl Content {
                     1 => put(&mut bytes, *offset, new),
                     2 => {
                         for (sector, part) in new.chunks(SECTOR_BYTES).enumerate() {
-                            if next(random) % 2 == 0 {
+                            if next(random).is_multiple_of(2) {
                                 put(&mut bytes, offset + sector * SECTOR_BYTES, part);
                             }
                         }

@@ -400,6 +400,18 @@ fn check_seed(seed: u64, acknowledge: Acknowledge) -> Outcome {
     Outcome { failures, acknowledged: model.acknowledged, image: disk.image() }
 }
 
+async fn run_clients(env: &Env, node: &Arc<Node>, model: &Shared) {
+    let clients = (0..4).map(|number| {
+        // Two share an id: they fence each other.
+        let name = format!("id{}", number / 2);
+        env.spawn("client", client(env.clone(), Arc::clone(node), Arc::clone(model), name))
+    });
+    let clients: Vec<_> = clients.collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
 /// From a start to an end; whether it was a clean one.
 async fn life(env: &Env, model: &Shared, acknowledge: Acknowledge) -> bool {
     let node = match Node::open(env.clone(), Path::new("/data"), config(acknowledge)).await {
@@ -414,15 +426,7 @@ async fn life(env: &Env, model: &Shared, acknowledge: Acknowledge) -> bool {
         Ok(()) | Err(Error::Io(_) | Error::Closed(_) | Error::Unknown) => {}
         Err(error) => lock(model).failures.push(format!("cannot read: {error}")),
     }
-    let clients = (0..4).map(|number| {
-        // Two share an id: they fence each other.
-        let name = format!("id{}", number / 2);
-        env.spawn("client", client(env.clone(), Arc::clone(&node), Arc::clone(model), name))
-    });
-    let clients: Vec<_> = clients.collect();
-    for client in clients {
-        client.await.unwrap();
-    }
+    run_clients(env, &node, model).await;
     let polite = env.random_u64().is_multiple_of(3);
     if polite {
         node.shutdown().await;
@@ -484,6 +488,24 @@ fn a_trimmed_log_stays_short_and_remembers_its_end() {
         }
     }
     assert!(freed > 10, "only {freed} lives went long enough to free files");
+}
+
+/// The same clients on real threads, where the machine and not a seed decides the order.
+#[test]
+fn real_threads_keep_the_same_promises() {
+    let env = Env::memory();
+    let model = Shared::default();
+    env.run(async {
+        for _ in 0..20 {
+            let node = Node::open(env.clone(), Path::new("/data"), config(Acknowledge::AfterSync)).await.unwrap();
+            verify(&node, &model).await.unwrap();
+            run_clients(&env, &node, &model).await;
+            node.shutdown().await;
+        }
+    });
+    let model = lock(&model);
+    assert!(model.failures.is_empty(), "{:#?}", model.failures);
+    assert!(model.acknowledged > 100, "only {} writes were acknowledged", model.acknowledged);
 }
 
 #[test]

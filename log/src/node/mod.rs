@@ -56,9 +56,9 @@ impl Default for NodeConfig {
         NodeConfig {
             node_id: 1,
             shards: 2,
-            wal_file_bytes: 128 * 1024 * 1024,
+            wal_file_bytes: 64 * 1024 * 1024,
             wal_group_bytes: 8 * 1024 * 1024,
-            tail_bytes: 128 * 1024 * 1024,
+            tail_bytes: 64 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
             #[cfg(test)]
             acknowledge: Acknowledge::AfterSync,

@@ -209,6 +209,9 @@ mod tests {
         TopicPartition { topic: TopicId([1; 16]), partition: partition as i32 }
     }
 
+    /// A transaction's number and its ranges by partition.
+    type Open = (usize, BTreeMap<usize, (i64, i64)>);
+
     /// What happens to the log: a producer appends to a partition, or ends its transaction.
     #[derive(Clone, Debug)]
     enum Step {
@@ -270,7 +273,7 @@ mod tests {
         }
         let mut model = Model::default();
         let mut transaction_next = 0;
-        let mut open: [Option<(usize, BTreeMap<usize, (i64, i64)>)>; 3] = Default::default();
+        let mut open: [Option<Open>; 3] = Default::default();
         for step in steps {
             match step {
                 Step::Plain { partition } => {

@@ -264,7 +264,7 @@ impl Task {
     async fn grant(&mut self, id: String, reply: oneshot::Sender<Result<Arc<Session>, Error>>) -> Result<(), Error> {
         if i16::try_from(id.len()).is_err() {
             let (topic, size, limit) = (super::TOPIC.to_owned(), id.len(), i16::MAX as usize);
-            return Ok(drop(reply.send(Err(Error::TooLarge { topic, size, limit }))));
+            return answer(reply, Err(Error::TooLarge { topic, size, limit }));
         }
         if let Some(active) = self.active.get_mut(&id) {
             if active.busy {
@@ -306,13 +306,13 @@ impl Task {
     ) -> Result<(), Error> {
         let id = session.transactional_id.clone();
         let current = self.active.get_mut(&id).filter(|active| Arc::ptr_eq(&active.session, &session));
-        let Some(active) = current else { return Ok(drop(reply.send(Err(Error::Fenced(id))))) };
+        let Some(active) = current else { return answer(reply, Err(Error::Fenced(id))) };
         if active.busy {
             active.waiting.push_back(Request::End { session, commit, reply });
             return Ok(());
         }
         if session.is_fenced() {
-            return Ok(drop(reply.send(Err(Error::Fenced(id)))));
+            return answer(reply, Err(Error::Fenced(id)));
         }
         let ranges = session.ranges();
         if ranges.is_empty() {
@@ -320,7 +320,7 @@ impl Task {
             let (producer_id, epoch) = session.producer();
             session.next(producer_id, epoch);
             session.ended();
-            return Ok(drop(reply.send(Ok(Committed::default()))));
+            return answer(reply, Ok(Committed::default()));
         }
         if !commit {
             return self.begin_abort(&session, Some((reply, Ok(())))).await;
@@ -338,7 +338,7 @@ impl Task {
         let (granted, decision) = self.decide(command).await?;
         let Granted { epoch, .. } = match granted {
             Ok(granted) => granted,
-            Err(error) => return Ok(drop(reply.send(Err(error)))),
+            Err(error) => return answer(reply, Err(error)),
         };
         self.finish(&session, Ending { id, producer_id, epoch, ranges, decision }, Some((reply, Ok(())))).await
     }
@@ -432,6 +432,12 @@ impl Task {
         }));
         Ok(())
     }
+}
+
+/// Answers, and goes on. The asker may be gone: then nobody wants to know.
+fn answer<T>(reply: oneshot::Sender<Result<T, Error>>, outcome: Result<T, Error>) -> Result<(), Error> {
+    drop(reply.send(outcome));
+    Ok(())
 }
 
 async fn carry_out(store: &Store, ending: Ending, marker: Batch) -> Result<Committed, Error> {
