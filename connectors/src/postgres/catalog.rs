@@ -9,8 +9,8 @@ use tokio_postgres::Client;
 
 use super::config::Tables;
 use super::error::{Error, user};
-use super::types::{Kind, field};
-use super::walsender::quoted;
+use super::protocol::walsender::quoted;
+use super::rows::types::{Kind, field};
 
 /// A captured table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 use super::catalog::{self, Table};
 use super::config::Settings;
 use super::error::Error;
+use super::protocol::walsender::{Walsender, quoted};
 use super::server;
-use super::walsender::{Walsender, quoted};
 
 /// The oldest server whose slots say `wal_status` and whose publications know partition roots.
 const VERSION_MIN: u32 = 130_000;
@@ -171,6 +171,12 @@ fn of_table(table: &Table, findings: &mut Vec<Finding>) {
     }
     if findings.len() == before {
         findings.push(finding(true, format!("table {name} can be captured"), ""));
+    }
+    if table.partitioned {
+        findings.push(warning(
+            format!("table {name} is partitioned: TRUNCATE, ATTACH, DETACH and DROP of a single partition are not in the stream"),
+            "use DELETE and INSERT on the table for rows that are to come and go, or capture the source anew afterwards",
+        ));
     }
     if !table.generated.is_empty() {
         findings.push(warning(

@@ -7,7 +7,7 @@ use engine::io::{Error, OptionSpec, Options};
 use tokio_postgres::config::{Host, SslMode};
 
 use super::error::user;
-use super::walsender::SESSION;
+use super::protocol::walsender::SESSION;
 use crate::options::resolve;
 
 /// PostgreSQL cuts names at this many bytes; a slot's longer name is an error.

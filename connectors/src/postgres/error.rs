@@ -3,8 +3,8 @@
 use engine::io;
 
 use crate::cdc::Unfit;
-use crate::postgres::lsn::Lsn;
-use crate::postgres::pgoutput::Malformed;
+use crate::postgres::protocol::lsn::Lsn;
+use crate::postgres::protocol::pgoutput::Malformed;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

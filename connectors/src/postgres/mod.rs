@@ -11,23 +11,17 @@ pub mod config;
 
 mod catalog;
 mod check;
-mod copy;
 mod error;
-mod lsn;
-mod pgoutput;
 mod position;
+mod protocol;
+mod rows;
 mod server;
 mod session;
 mod snapshot;
 mod source;
-mod source_block;
 mod stream;
-mod table;
 #[cfg(test)]
 mod tests;
-mod types;
-mod walsender;
-mod wire;
 
 use async_trait::async_trait;
 use engine::io::{Connector, Error, Finding, OptionSpec, Options, Sink, Source};

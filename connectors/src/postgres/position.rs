@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::Table;
 use super::error::lost;
-use super::lsn::Lsn;
+use super::protocol::lsn::Lsn;
 
 /// JSON in the log. Everything committed before `end` is stored; a transaction whose commit record lies at or after
 /// `end` is not. Transactions are told apart by their commit record alone: row events of several transactions interleave

@@ -8,9 +8,9 @@ use tokio_postgres::{Client, NoTls};
 use super::catalog::Table;
 use super::config::Settings;
 use super::error::{Error, lost, user};
-use super::lsn::Lsn;
 use super::position::Position;
-use super::walsender::{literal, quoted};
+use super::protocol::lsn::Lsn;
+use super::protocol::walsender::{literal, quoted};
 
 /// How long the slot's user is given to go after it was told to.
 const LEAVE_POLLS: u32 = 100;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use engine::io::SourceBatch;
 
 use super::error::Error;
-use super::lsn::Lsn;
-use super::pgoutput::{self, Message, RelationMessage, Tuple};
 use super::position::Position;
-use super::source_block::SourceBlock;
-use super::table::{Live, Pinned};
+use super::protocol::lsn::Lsn;
+use super::protocol::pgoutput::{self, Message, RelationMessage, Tuple};
+use super::rows::source_block::SourceBlock;
+use super::rows::table::{Live, Pinned};
 use crate::cdc::{Assembler, Unfit};
 use crate::change::{Change, Op, Value, emptied};
 

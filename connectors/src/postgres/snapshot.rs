@@ -11,13 +11,13 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, Table};
 use super::config::Settings;
-use super::copy::Line;
 use super::error::Error;
-use super::lsn::Lsn;
 use super::position::Position;
-use super::source_block::{Mark, SourceBlock};
-use super::table::{Live, Pinned};
-use super::walsender::{literal, quoted};
+use super::protocol::lsn::Lsn;
+use super::protocol::walsender::{literal, quoted};
+use super::rows::copy::Line;
+use super::rows::source_block::{Mark, SourceBlock};
+use super::rows::table::{Live, Pinned};
 use crate::cdc::Assembler;
 use crate::change::{Change, Op, Value, emptied};
 

@@ -14,12 +14,12 @@ use super::check;
 use super::config::Settings;
 use super::error::{Error, lost, user};
 use super::position::{self, Captured, Position};
+use super::protocol::walsender::{Identity, Walsender};
+use super::rows::table::Pinned;
 use super::server;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::stream::{Progress, follow, report};
-use super::table::Pinned;
-use super::walsender::{Identity, Walsender};
 
 /// Chunks on their way to the driver, about a megabyte each.
 const CHUNKS_MAX: usize = 4;

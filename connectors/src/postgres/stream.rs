@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::config::Pace;
 use super::error::Error;
-use super::lsn::Lsn;
+use super::protocol::lsn::Lsn;
+use super::protocol::walsender::{Receiver, Sender};
+use super::protocol::wire::{self, Replication};
 use super::session::Session;
-use super::walsender::{Receiver, Sender};
-use super::wire::{self, Replication};
 
 /// How far the stream has come.
 #[derive(Debug)]

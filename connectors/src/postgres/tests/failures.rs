@@ -202,7 +202,7 @@ async fn the_doctor_names_what_is_missing_and_the_cure() {
         async move { Postgres.check("doctor", &options).await.unwrap() }
     };
     let found = failing(&check("postgres", &[]).await);
-    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(found.len(), 5, "{found:?}");
     assert_says(
         &found[0],
         &["public.bare", "UPDATE and DELETE", "ALTER TABLE \"public\".\"bare\" REPLICA IDENTITY FULL"],
@@ -210,6 +210,7 @@ async fn the_doctor_names_what_is_missing_and_the_cure() {
     assert_says(&found[1], &["public.late", "REPLICA IDENTITY FULL"]);
     assert_says(&found[2], &["public.made", "twice"]);
     assert_says(&found[3], &["public.parts", "REPLICA IDENTITY FULL"]);
+    assert_says(&found[4], &["public.parts", "partition", "TRUNCATE"]);
 
     let found = failing(&check("weak", &[("tables", "public.good")]).await);
     assert_says(

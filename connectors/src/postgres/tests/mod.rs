@@ -19,8 +19,8 @@ use tokio_postgres::Client;
 
 use self::server::{Deadline, Server};
 use super::config::{Pace, Settings};
-use super::lsn::Lsn;
 use super::position::Position;
+use super::protocol::lsn::Lsn;
 use super::source::PostgresSource;
 
 /// A source with the driver's part played by the test: what a batch with a position brings is committed with all that

@@ -4,11 +4,11 @@ use proptest::prelude::*;
 
 use super::super::catalog::{Column, Table};
 use super::super::error::Error;
-use super::super::lsn::Lsn;
-use super::super::pgoutput::{self, Datum, Message};
 use super::super::position::{Captured, Position, VERSION};
+use super::super::protocol::lsn::Lsn;
+use super::super::protocol::pgoutput::{self, Datum, Message};
+use super::super::rows::table::Pinned;
 use super::super::session::Session;
-use super::super::table::Pinned;
 
 /// Place and message, as `pg_logical_slot_peek_binary_changes` gives them, of:
 /// insert, insert, update with unchanged TOAST, update of the key, delete; insert, update, delete under full identity;

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::error::Error;
+use super::super::error::Error;
 use super::lsn::{Lsn, to_pg_us};
 
 /// PostgreSQL's own limit of a message.

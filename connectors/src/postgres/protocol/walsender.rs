@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::Host;
 
-use super::error::Error;
+use super::super::error::Error;
 use super::lsn::Lsn;
 use super::wire::{self, FRAME_BYTES_MAX, Frames};
 
@@ -241,7 +241,7 @@ impl Walsender {
                     self.scram(&body, needed()?).await?;
                     continue;
                 }
-                7 | 8 | 9 => return Err(Error::Authentication("GSSAPI and SSPI are not supported".into())),
+                7..=9 => return Err(Error::Authentication("GSSAPI and SSPI are not supported".into())),
                 other => return Err(Error::Authentication(format!("method {other} is not supported"))),
             }
             self.sender.send(&out).await?;

@@ -1,7 +1,7 @@
 //! The block `source` of the envelope, as Debezium's PostgreSQL connector writes it, from pieces rendered as seldom as
 //! they change: once a source, once a transaction, once a relation.
 
-use super::lsn::Lsn;
+use super::super::protocol::lsn::Lsn;
 use crate::cdc::json;
 
 /// The pieces that change with the transaction.

@@ -1,11 +1,11 @@
 //! A captured table while it is captured: the columns pinned when the source began, the shape that the stream last
 //! announced, and how its rows become changes.
 
-use super::catalog::Table;
-use super::error::Error;
-use super::lsn::Lsn;
-use super::pgoutput::{Datum, RelationMessage, Tuple};
-use super::position::NUMERIC;
+use super::super::catalog::Table;
+use super::super::error::Error;
+use super::super::position::NUMERIC;
+use super::super::protocol::lsn::Lsn;
+use super::super::protocol::pgoutput::{Datum, RelationMessage, Tuple};
 use super::source_block::names;
 use super::types::Kind;
 use crate::cdc::Relation;
@@ -59,7 +59,7 @@ impl Live {
         }
         let place = |column: &str| message.columns.iter().position(|now| now.name == column);
         let key = table.key.iter().map(|&at| place(&table.columns[at].name).expect("found above")).collect();
-        let kind = |now: &super::pgoutput::ColumnMessage<'_>| {
+        let kind = |now: &super::super::protocol::pgoutput::ColumnMessage<'_>| {
             let pinned = table.columns.iter().find(|pinned| pinned.name == now.name);
             pinned.map_or(Kind::of(now.type_oid), |pinned| pinned.kind())
         };
