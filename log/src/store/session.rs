@@ -2,7 +2,7 @@
 //! the coordinator that ends it. Under its lock a batch gets its place or the producer is fenced, never both.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -29,25 +29,27 @@ struct State {
     failed: Option<Error>,
 }
 
-/// A batch on its way: settled by [`Ticket::place`], or by its drop, which says that its fate is not known.
-pub(crate) struct Ticket(Option<std::sync::Arc<Session>>);
+/// A batch on its way. It is settled when it has its place in the log's queue, by refusal, or by the drop of this, which
+/// says that its fate is not known.
+pub(crate) struct Ticket(Option<Arc<Session>>);
 
 impl Ticket {
-    pub fn new(session: &std::sync::Arc<Session>) -> Ticket {
-        Ticket(Some(std::sync::Arc::clone(session)))
+    pub fn new(session: &Arc<Session>) -> Ticket {
+        Ticket(Some(Arc::clone(session)))
     }
 
-    /// See [`Session::place`]. After an error the ticket is still to be settled.
-    pub fn place(&mut self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
-        let session = self.0.as_ref().expect("it is settled once");
-        session.place(partition, batch, base)?;
-        self.0 = None;
-        Ok(())
+    /// See [`Session::place`]. The ticket is still to be settled.
+    pub fn place(&self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
+        self.0.as_ref().expect("it is settled once").place(partition, batch, base)
+    }
+
+    /// The batch stands in the queue: whatever is queued from now on comes behind it.
+    pub fn settle(mut self) {
+        self.0.take().expect("it is settled once").settle();
     }
 
     pub fn refuse(mut self, error: Error) {
-        let session = self.0.take().expect("it is settled once");
-        session.fail(error);
+        self.0.take().expect("it is settled once").fail(error);
     }
 }
 
@@ -90,6 +92,10 @@ impl Session {
         (state.producer_id, state.epoch)
     }
 
+    pub fn epoch(&self) -> i16 {
+        self.lock().epoch
+    }
+
     /// A shard takes a batch at this offset, or must not.
     fn place(&self, partition: TopicPartition, batch: &Batch, base: Offset) -> Result<(), Error> {
         let mut state = self.lock();
@@ -99,10 +105,12 @@ impl Session {
         }
         let end = Offset(base.0 + (batch.last_offset().0 - batch.base_offset().0) + 1);
         state.ranges.entry(partition).or_insert((base, end)).1 = end;
-        state.settled += 1;
-        drop(state);
-        self.placed.notify_waiters();
         Ok(())
+    }
+
+    fn settle(&self) {
+        self.lock().settled += 1;
+        self.placed.notify_waiters();
     }
 
     /// A batch was refused: the transaction can only be aborted.
@@ -145,9 +153,18 @@ impl Session {
         self.lock().fenced
     }
 
-    /// What the transaction wrote so far.
-    pub fn ranges(&self) -> Ranges {
-        self.lock().ranges.clone()
+    /// Whether the open transaction has written nothing.
+    pub fn is_empty(&self) -> bool {
+        self.lock().ranges.is_empty()
+    }
+
+    /// What was refused is forgotten, with a transaction that has written nothing.
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        if state.ranges.is_empty() {
+            state.settled = 0;
+            state.failed = None;
+        }
     }
 
     /// Nothing more is taken from this producer, and nothing that is on its way.
@@ -156,15 +173,16 @@ impl Session {
         self.placed.notify_waiters();
     }
 
-    /// The transaction is being ended; the next one goes under this producer id and epoch, behind [`Session::ended`].
-    pub fn next(&self, producer_id: i64, epoch: i16) {
+    /// Ends the open transaction: returns its producer id, epoch and what it wrote. The next one goes under the next
+    /// epoch or a fresh producer id, behind [`Session::ended`].
+    pub fn end(&self, fresh: Option<i64>) -> (i64, i16, Ranges) {
         let mut state = self.lock();
+        let ended = (state.producer_id, state.epoch, std::mem::take(&mut state.ranges));
+        (state.producer_id, state.epoch) = fresh.map_or((ended.0, ended.1 + 1), |fresh| (fresh, 0));
         state.ending = true;
-        state.producer_id = producer_id;
-        state.epoch = epoch;
         state.settled = 0;
         state.failed = None;
-        state.ranges.clear();
+        ended
     }
 
     /// The markers are written.

@@ -127,6 +127,8 @@ pub(super) struct Shard {
     /// Whether what is outgoing can wait.
     lazy: bool,
     placed: Vec<(oneshot::Sender<Offset>, Offset)>,
+    /// Of batches that are outgoing.
+    tickets: Vec<Ticket>,
     stopping: bool,
     waiters: Arc<AtomicUsize>,
     _closer: Arc<Closer>,
@@ -154,6 +156,7 @@ impl Shard {
             outgoing: Vec::new(),
             lazy: true,
             placed: Vec::new(),
+            tickets: Vec::new(),
             stopping: false,
             waiters,
             _closer: closer,
@@ -171,7 +174,7 @@ impl Shard {
                 places = shared.wal.durable(self.number) => self.complete(places),
                 message = self.mailbox.recv(), if !self.stopping => {
                     match message {
-                        Some(message) => self.burst(message),
+                        Some(message) => self.burst(message).await,
                         None => self.stopping = true,
                     }
                     if self.shared.env_steps {
@@ -182,7 +185,7 @@ impl Shard {
         }
     }
 
-    fn burst(&mut self, first: Message) {
+    async fn burst(&mut self, first: Message) {
         let now_ms = self.env.now_ms();
         self.handle(first, now_ms);
         for _ in 1..BURST {
@@ -190,6 +193,10 @@ impl Shard {
                 Ok(message) => self.handle(message, now_ms),
                 Err(_) => break,
             }
+        }
+        if self.shared.env_steps {
+            // Other shards may queue first.
+            self.env.step().await;
         }
         if !self.outgoing.is_empty() {
             self.shared.wal.push(self.number, &mut self.outgoing, self.lazy);
@@ -199,6 +206,7 @@ impl Shard {
                 self.shared.wal.wake();
             }
         }
+        self.tickets.drain(..).for_each(Ticket::settle);
         for (sender, offset) in self.placed.drain(..) {
             // Nobody may be waiting any more: the caller was dropped.
             let _ = sender.send(offset);
@@ -232,7 +240,7 @@ impl Shard {
     }
 
     fn append(&mut self, append: Append, now_ms: i64) {
-        let Append { partition, mut batch, mut how, permit, placed, durable } = append;
+        let Append { partition, mut batch, how, permit, placed, durable } = append;
         let Some(owned) = self.owned.get_mut(&partition) else {
             return refuse(how, durable, Error::UnknownPartition(partition));
         };
@@ -249,7 +257,7 @@ impl Shard {
             Err(error) => return refuse(how, durable, error),
         }
         let base_offset = owned.end;
-        if let How::Transactional(ticket) = &mut how
+        if let How::Transactional(ticket) = &how
             && let Err(error) = ticket.place(partition, &batch, base_offset)
         {
             return refuse(how, durable, error);
@@ -271,6 +279,9 @@ impl Shard {
         // An open transaction can wait for its end.
         self.lazy &= matches!(how, How::Lazy | How::Transactional(_));
         self.placed.extend(placed.map(|placed| (placed, base_offset)));
+        if let How::Transactional(ticket) = how {
+            self.tickets.push(ticket);
+        }
         let item = Item::Batch { partition: partition.id, batch: batch.clone() };
         self.queue(item, Pending::Batch { partition, batch, append_time_ms, permit, durable });
     }

@@ -35,6 +35,10 @@ enum Request {
         commit: bool,
         reply: oneshot::Sender<Result<Committed, Error>>,
     },
+    /// The session's producer is gone.
+    Abandoned {
+        session: Arc<Session>,
+    },
     /// What was decided or aborted for this id is durable and published. `fresh`: the producer id under which the
     /// holder goes on, where the epochs of the old one are used up.
     Finished {
@@ -146,6 +150,8 @@ struct Ending {
     producer_id: i64,
     /// Of the markers: one above that of the data.
     epoch: i16,
+    /// The producer id of the holder's next transaction, where the epochs of this one are used up.
+    fresh: Option<i64>,
     ranges: Ranges,
     decision: Option<Queued>,
 }
@@ -234,6 +240,7 @@ impl Task {
         match request {
             Request::Grant { id, reply } => self.grant(id, reply).await,
             Request::End { session, commit, reply } => self.end(session, commit, reply).await,
+            Request::Abandoned { session } => self.abandoned(session).await,
             Request::Finished { id, producer_id, epoch, commit, fresh } => {
                 self.finished(&id, Granted { producer_id, epoch }, commit, fresh).await?;
                 let Some(active) = self.active.get_mut(&id) else { return Ok(()) };
@@ -273,9 +280,10 @@ impl Task {
             }
             active.session.fence();
             let session = Arc::clone(&active.session);
-            if !session.ranges().is_empty() {
+            if !session.is_empty() {
                 active.waiting.push_back(Request::Grant { id, reply });
-                return self.begin_abort(&session, None).await;
+                let ending = self.take(&session).await?;
+                return self.finish(&session, ending, None);
             }
             // Transactions under the old holder may have gone further than the states say: an abort leaves no record.
             let (producer_id, epoch) = session.producer();
@@ -314,54 +322,52 @@ impl Task {
         if session.is_fenced() {
             return answer(reply, Err(Error::Fenced(id)));
         }
-        let ranges = session.ranges();
-        if ranges.is_empty() {
-            // What was refused is forgotten with the transaction.
-            let (producer_id, epoch) = session.producer();
-            session.next(producer_id, epoch);
-            session.ended();
+        if session.is_empty() {
+            session.forget();
             return answer(reply, Ok(Committed::default()));
         }
-        if !commit {
-            return self.begin_abort(&session, Some((reply, Ok(())))).await;
-        }
-        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        for partition in ranges.keys() {
-            match self.surroundings.topic(*partition) {
-                Ok((name, _)) => topics.entry(name).or_default().push(partition.partition),
+        let mut ending = self.take(&session).await?;
+        let mut verdict = Ok(());
+        if commit {
+            match self.topics_of(&ending.ranges) {
+                Ok(partitions) => {
+                    let command = Command::Commit { id, epoch: ending.epoch - 1, partitions };
+                    let (granted, decision) = self.decide(command).await?;
+                    verdict = granted.map(drop);
+                    ending.decision = decision;
+                }
                 // A topic was deleted under the transaction: it cannot be whole any more.
-                Err(error) => return self.begin_abort(&session, Some((reply, Err(error)))).await,
+                Err(error) => verdict = Err(error),
             }
         }
-        let (producer_id, epoch) = session.producer();
-        let command = Command::Commit { id: id.clone(), epoch, partitions: topics.into_iter().collect() };
-        let (granted, decision) = self.decide(command).await?;
-        let Granted { epoch, .. } = match granted {
-            Ok(granted) => granted,
-            Err(error) => return answer(reply, Err(error)),
-        };
-        self.finish(&session, Ending { id, producer_id, epoch, ranges, decision }, Some((reply, Ok(())))).await
+        self.finish(&session, ending, Some((reply, verdict)))
     }
 
-    async fn begin_abort(&mut self, session: &Arc<Session>, reply: Option<Answer>) -> Result<(), Error> {
-        let (producer_id, epoch) = session.producer();
+    fn topics_of(&self, ranges: &Ranges) -> Result<Vec<(String, Vec<i32>)>, Error> {
+        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        for partition in ranges.keys() {
+            let (name, _) = self.surroundings.topic(*partition)?;
+            topics.entry(name).or_default().push(partition.partition);
+        }
+        Ok(topics.into_iter().collect())
+    }
+
+    /// Takes the open transaction out of the session; whatever its producer still sends belongs to the next one. The id
+    /// is busy until [`Request::Finished`].
+    async fn take(&mut self, session: &Session) -> Result<Ending, Error> {
         let id = session.transactional_id.clone();
-        let ending = Ending { id, producer_id, epoch: epoch + 1, ranges: session.ranges(), decision: None };
-        self.finish(session, ending, reply).await
-    }
-
-    /// Has the markers written beside the coordinator's work; the id is busy until then.
-    async fn finish(&mut self, session: &Arc<Session>, ending: Ending, reply: Option<Answer>) -> Result<(), Error> {
-        let fresh = if ending.epoch >= EPOCH_LAST { Some(self.surroundings.producer_id().await?) } else { None };
-        // From here on whatever this producer still sends belongs to the next transaction.
-        match fresh {
-            Some(fresh) => session.next(fresh, 0),
-            None => session.next(ending.producer_id, ending.epoch),
-        };
-        if let Some(active) = self.active.get_mut(&ending.id) {
+        let used_up = session.epoch() + 1 >= EPOCH_LAST;
+        let fresh = if used_up { Some(self.surroundings.producer_id().await?) } else { None };
+        let (producer_id, epoch, ranges) = session.end(fresh);
+        if let Some(active) = self.active.get_mut(&id) {
             active.busy = true;
         }
-        let (id, producer_id, epoch) = (ending.id.clone(), ending.producer_id, ending.epoch);
+        Ok(Ending { id, producer_id, epoch: epoch + 1, fresh, ranges, decision: None })
+    }
+
+    /// Has the markers written beside the coordinator's work: of a commit where there is a decision, else of an abort.
+    fn finish(&mut self, session: &Arc<Session>, ending: Ending, reply: Option<Answer>) -> Result<(), Error> {
+        let (id, producer_id, epoch, fresh) = (ending.id.clone(), ending.producer_id, ending.epoch, ending.fresh);
         let commit = ending.decision.is_some();
         let finished = Request::Finished { id, producer_id, epoch, commit, fresh };
         let marker = self.marker(producer_id, epoch, commit);
@@ -379,17 +385,27 @@ impl Task {
         Ok(())
     }
 
-    /// Aborts what dropped producers left open.
+    /// Sees to what dropped producers left open.
     async fn sweep(&mut self) -> Result<(), Error> {
         let sessions = std::mem::take(&mut *self.abandoned.sessions.lock().unwrap_or_else(PoisonError::into_inner));
         for session in sessions {
-            let id = session.transactional_id.clone();
-            let own = self.active.get(&id).is_some_and(|active| Arc::ptr_eq(&active.session, &session));
-            if own && !session.ranges().is_empty() {
-                self.begin_abort(&session, None).await?;
-            }
+            self.abandoned(session).await?;
         }
         Ok(())
+    }
+
+    async fn abandoned(&mut self, session: Arc<Session>) -> Result<(), Error> {
+        let active = self.active.get_mut(&session.transactional_id);
+        let Some(active) = active.filter(|active| Arc::ptr_eq(&active.session, &session)) else { return Ok(()) };
+        if active.busy {
+            active.waiting.push_back(Request::Abandoned { session });
+            return Ok(());
+        }
+        if session.is_empty() {
+            return Ok(());
+        }
+        let ending = self.take(&session).await?;
+        self.finish(&session, ending, None)
     }
 
     fn marker(&self, producer_id: i64, epoch: i16, commit: bool) -> Batch {
