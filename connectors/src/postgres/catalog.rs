@@ -121,14 +121,7 @@ pub async fn find(client: &Client, tables: &Tables) -> Result<Vec<Table>, io::Er
         }
         let kind: String = row.get(3);
         let persistence: String = row.get(5);
-        let reason = match (kind.as_str(), persistence.as_str()) {
-            ("v", _) => Some("is a view"),
-            ("m", _) => Some("is a materialized view"),
-            ("f", _) => Some("is a foreign table"),
-            (_, "u") => Some("is unlogged"),
-            (_, "t") => Some("is temporary"),
-            _ => None,
-        };
+        let reason = refusal(&kind, &persistence);
         if let Some(reason) = reason {
             refused.insert((schema, name), reason);
             continue;
@@ -150,21 +143,7 @@ pub async fn find(client: &Client, tables: &Tables) -> Result<Vec<Table>, io::Er
         order.push(table.oid);
         found.insert(table.oid, table);
     }
-    for (schema, name) in tables.named() {
-        if found.values().any(|table| table.schema == schema && table.name == name) {
-            continue;
-        }
-        return Err(match refused.get(&(schema.to_owned(), name.to_owned())) {
-            Some(reason) => user(
-                format!("{schema}.{name} {reason}: its changes are not in the write-ahead log"),
-                "name ordinary, logged tables",
-            ),
-            None => user(
-                format!("table {schema}.{name} does not exist"),
-                "names are spelt as in the database; * matches any part",
-            ),
-        });
-    }
+    check_named(tables, &found, &refused)?;
     describe(client, &mut found).await?;
     let mut captured: Vec<Table> = order.iter().filter_map(|oid| found.remove(oid)).collect();
     if let Some(bare) = captured.iter().find(|table| table.columns.is_empty())
@@ -180,6 +159,42 @@ pub async fn find(client: &Client, tables: &Tables) -> Result<Vec<Table>, io::Er
         )),
         false => Ok(captured),
     }
+}
+
+/// Why a relation has no changes to capture.
+fn refusal(kind: &str, persistence: &str) -> Option<&'static str> {
+    match (kind, persistence) {
+        ("v", _) => Some("is a view"),
+        ("m", _) => Some("is a materialized view"),
+        ("f", _) => Some("is a foreign table"),
+        (_, "u") => Some("is unlogged"),
+        (_, "t") => Some("is temporary"),
+        _ => None,
+    }
+}
+
+/// Every table that the options name is there and can be captured.
+fn check_named(
+    tables: &Tables,
+    found: &BTreeMap<u32, Table>,
+    refused: &HashMap<(String, String), &'static str>,
+) -> Result<(), io::Error> {
+    for (schema, name) in tables.named() {
+        if found.values().any(|table| table.schema == schema && table.name == name) {
+            continue;
+        }
+        return Err(match refused.get(&(schema.to_owned(), name.to_owned())) {
+            Some(reason) => user(
+                format!("{schema}.{name} {reason}: its changes are not in the write-ahead log"),
+                "name ordinary, logged tables",
+            ),
+            None => user(
+                format!("table {schema}.{name} does not exist"),
+                "names are spelt as in the database; * matches any part",
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// Fills in columns and keys.
