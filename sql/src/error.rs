@@ -356,6 +356,17 @@ fn with_diagnostic(mut error: Error, diagnostic: &Diagnostic) -> Error {
 fn from_text(text: String) -> Error {
     let first = text.lines().next().unwrap_or_default();
     let has = |needle: &str| text.contains(needle);
+    if let Some((_, inner)) = first.split_once("External error: ") {
+        // One of ours that a signature's check has made a text of.
+        let inner = inner.split(". No function matches").next().unwrap_or(inner);
+        return Error::new(sqlstate::UNDEFINED_FUNCTION, inner).hint("add a type cast: column::type");
+    }
+    if let Some((_, rest)) = first.split_once("must be in GROUP BY") {
+        let column = rest.split('"').nth(1).unwrap_or_default();
+        let message =
+            format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
+        return Error::new(sqlstate::GROUPING_ERROR, message);
+    }
     let code = if has("Invalid function") {
         let name = first.split('\'').nth(1).unwrap_or_default();
         return Error::new(sqlstate::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
@@ -363,7 +374,9 @@ fn from_text(text: String) -> Error {
         return Error::new(sqlstate::DIVISION_BY_ZERO, "division by zero");
     } else if has("Overflow") || has("overflow") || has("out of range") {
         sqlstate::NUMERIC_VALUE_OUT_OF_RANGE
-    } else if has("GROUP BY") {
+    } else if has("non-boolean predicate") {
+        sqlstate::DATATYPE_MISMATCH
+    } else if has("GROUP BY") || first.to_lowercase().contains("aggregate function") {
         sqlstate::GROUPING_ERROR
     } else if has("Cannot coerce") || has("cannot be used with") || has("Cannot cast") || has("cannot be coerced") {
         sqlstate::DATATYPE_MISMATCH

@@ -64,6 +64,9 @@ impl ColumnType {
             DataType::Time64(TimeUnit::Microsecond) => "time".into(),
             DataType::Timestamp(TimeUnit::Microsecond, None) => "timestamp".into(),
             DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamptz".into(),
+            DataType::Interval(_) | DataType::Duration(_) => {
+                return Err(Error::unsupported("a column of type interval"));
+            }
             other => return Err(Error::unsupported(format!("a column of type {other}"))),
         })
     }

@@ -12,7 +12,10 @@ use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, i256}
 use arrow::error::ArrowError;
 use datafusion::common::exec_err;
 use datafusion::error::Result as DfResult;
-use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
 use crate::types::DIGITS_MAX;
 
@@ -119,6 +122,12 @@ impl ScalarUDFImpl for Arithmetic {
             false => Ok(ColumnarValue::Array(out)),
         }
     }
+}
+
+/// `left op right`; both of the types that [`Arithmetic`] takes.
+pub fn call(op: Op, left: Expr, right: Expr) -> Expr {
+    let function = Arc::new(ScalarUDF::from(Arithmetic::new(op)));
+    Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![left, right]))
 }
 
 fn compute(op: Op, left: &ArrayRef, right: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {

@@ -20,7 +20,10 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-/// Makes casts from floats and decimals to integers round; Arrow's cut off.
+use super::arithmetic::{Op, call};
+
+/// Makes casts from floats and decimals to integers round, where Arrow's cut off, and checks the minus before an
+/// integer, where DataFusion's wraps around.
 #[derive(Debug)]
 pub struct RoundingCasts;
 
@@ -48,7 +51,11 @@ impl AnalyzerRule for RoundingCasts {
 }
 
 fn rounding(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
-    let Expr::Cast(Cast { expr: inner, field }) = expr else { return Ok(Transformed::no(expr)) };
+    let (inner, field) = match expr {
+        Expr::Cast(Cast { expr: inner, field }) => (inner, field),
+        Expr::Negative(inner) => return Ok(negative(*inner, schema)),
+        other => return Ok(Transformed::no(other)),
+    };
     let to = field.data_type();
     // An expression over an outer query's columns has no type here; such casts stay as they are.
     let from = inner.get_type(schema).ok();
@@ -59,6 +66,16 @@ fn rounding(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
     }
     let function = Arc::new(ScalarUDF::from(ToInteger::of(to.clone())));
     Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![*inner]))))
+}
+
+fn negative(inner: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let zero = match inner.get_type(schema) {
+        Ok(DataType::Int16) => ScalarValue::Int16(Some(0)),
+        Ok(DataType::Int32) => ScalarValue::Int32(Some(0)),
+        Ok(DataType::Int64) => ScalarValue::Int64(Some(0)),
+        _ => return Transformed::no(Expr::Negative(Box::new(inner))),
+    };
+    Transformed::yes(call(Op::Subtract, Expr::Literal(zero, None), inner))
 }
 
 /// A float or decimal to the nearest integer of a type: floats by banker's rounding, decimals half away from zero.

@@ -11,7 +11,7 @@ mod rewrite;
 mod state;
 
 pub use casts::PlainTypes;
-pub use computed::Computed;
+pub use computed::{Computed, Conjunction};
 pub use context::{Context, Names};
 pub use rewrite::{display_name, rewrite};
 pub use state::{install, parser_options, settings};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
-use datafusion::logical_expr::expr::{Cast, Placeholder, ScalarFunction};
+use datafusion::logical_expr::expr::{Cast, Placeholder};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF};
+use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::arithmetic::{Arithmetic, Op};
+use super::arithmetic::{Op, call};
 use crate::error::{Error, Location, sqlstate};
 use crate::types::DIGITS_MAX;
 
@@ -132,10 +132,6 @@ fn check_text(
 
 fn cast(expr: Expr, to: &DataType) -> Expr {
     Expr::Cast(Cast::new(Box::new(expr), to.clone()))
-}
-
-fn call(op: Op, left: Expr, right: Expr) -> Expr {
-    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::from(Arithmetic::new(op))), vec![left, right]))
 }
 
 /// `date ± integer` is a date, `date - date` the days between.

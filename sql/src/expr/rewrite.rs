@@ -156,7 +156,8 @@ fn column_name(expr: &Expr) -> Option<String> {
         Expr::Cast { expr, data_type, .. } => column_name(expr).or_else(|| type_name(data_type)),
         Expr::TypedString(typed) => type_name(&typed.data_type),
         Expr::Case { else_result, .. } => {
-            else_result.as_ref().and_then(|result| column_name(result)).or_else(|| fixed("case"))
+            let named = else_result.as_ref().filter(|result| !is_number(result));
+            named.and_then(|result| column_name(result)).or_else(|| fixed("case"))
         }
         Expr::Extract { .. } => fixed("extract"),
         Expr::Substring { .. } => fixed("substring"),
@@ -178,6 +179,15 @@ fn column_name(expr: &Expr) -> Option<String> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// A whole number, as [`narrow`] leaves it.
+fn is_number(expr: &Expr) -> bool {
+    match expr {
+        Expr::Cast { expr, .. } | Expr::UnaryOp { expr, .. } => is_number(expr),
+        Expr::Value(value) => matches!(value.value, Value::Number(..)),
+        _ => false,
     }
 }
 
@@ -225,6 +235,10 @@ mod tests {
         check(
             "SELECT CASE WHEN a THEN 1 ELSE b END FROM t GROUP BY 1",
             "SELECT CASE WHEN a THEN 1::INTEGER ELSE b END AS \"b\" FROM t GROUP BY 1",
+        );
+        check(
+            "SELECT CASE WHEN a THEN b ELSE 1 END FROM t",
+            "SELECT CASE WHEN a THEN b ELSE 1::INTEGER END AS \"case\" FROM t",
         );
     }
 }

@@ -165,6 +165,7 @@ pub fn plan(
     let names = Relations { objects, database, pins, read: Mutex::default() };
     names.check(query)?;
     let state = state()?;
+    super::refuse::check_functions(query, &state)?;
     let mut ast = query.ast.clone();
     rewrite(&mut ast);
     let context = Context { state: &state, names: &names };

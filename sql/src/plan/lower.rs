@@ -22,7 +22,8 @@ use super::logical::Input;
 use super::operators;
 use super::properties::Properties;
 use crate::error::{Error, Result, sqlstate};
-use crate::expr::Computed;
+use crate::expr::{Computed, Conjunction};
+use crate::types::ColumnType;
 
 /// A plan as a graph whose last node is its result.
 pub struct Lowered {
@@ -96,7 +97,7 @@ fn column_of(expr: &Expr, schema: &DFSchema) -> Option<usize> {
 }
 
 /// Only what depends on the row alone can be computed again when the row goes.
-fn compute(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
+fn check_expr(expr: &Expr) -> Result<()> {
     expr.apply(|e| match e {
         Expr::ScalarFunction(f) if f.func.signature().volatility != Volatility::Immutable => {
             Err(unsupported(format!("the function {}", f.func.name())).into())
@@ -107,7 +108,17 @@ fn compute(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
         Expr::WindowFunction(_) => Err(unsupported("OVER").into()),
         _ => Ok(TreeNodeRecursion::Continue),
     })?;
+    Ok(())
+}
+
+fn compute(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
+    check_expr(expr)?;
     Computed::new(bare(expr), schema)
+}
+
+fn condition(predicate: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
+    check_expr(predicate)?;
+    Conjunction::new(bare(predicate), schema)
 }
 
 impl Lowering {
@@ -179,7 +190,7 @@ impl Lowering {
         let (exprs, texts): (Vec<ExprRef>, Vec<String>) =
             projection.expr.iter().map(|e| compute(e, below)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let predicate_text = predicate.map(ToString::to_string);
-        let predicate = predicate.map(|p| compute(p, below)).transpose()?;
+        let predicate = predicate.map(|p| condition(p, below)).transpose()?;
         let schema = arrow(&projection.schema);
         let node = operators::project(
             &mut self.graph,
@@ -210,7 +221,7 @@ impl Lowering {
             return Ok(input);
         }
         let schema = filter.input.schema();
-        let (predicate, text) = compute(&filter.predicate, schema)?;
+        let (predicate, text) = condition(&filter.predicate, schema)?;
         let factory = filter::filter_by(predicate, arrow(schema))?;
         let node = self.graph.operator("filter", factory, vec![input.node], arrow(schema));
         let mut properties = input.properties.clone();
@@ -269,7 +280,7 @@ impl Lowering {
             texts.push(format!("{left_text} = {right_text}"));
             pairs.extend(column_of(a, left_schema).zip(column_of(b, right_schema)));
         }
-        let residual = plan.filter.as_ref().map(|f| compute(f, &plan.schema)).transpose()?;
+        let residual = plan.filter.as_ref().map(|f| condition(f, &plan.schema)).transpose()?;
         let schema = arrow(&plan.schema);
         let mut explain = format!("Join on {}", list(plan.on.iter().map(|(a, b)| format!("{a} = {b}"))));
         let mut canonical = format!("join [{}]", texts.join(", "));
@@ -356,10 +367,13 @@ fn call(expr: &Expr, schema: &DFSchema, append_only: bool) -> Result<(AggregateC
         [value] => Some(compute(value, schema)?),
         _ => return Err(unsupported(format!("{name} of several values"))),
     };
-    let filter = params.filter.as_ref().map(|f| compute(f, schema)).transpose()?;
+    let filter = params.filter.as_ref().map(|f| condition(f, schema)).transpose()?;
     let data_type: Option<DataType> = input.as_ref().map(|(e, _)| e.data_type());
-    let function = builtin(function, data_type.as_ref(), append_only)
-        .map_err(|reason| Error::new(sqlstate::UNDEFINED_FUNCTION, reason))?;
+    let function = builtin(function, data_type.as_ref(), append_only).map_err(|_| {
+        let column = data_type.map(|data_type| ColumnType { data_type, pg_type: None });
+        let input = column.and_then(|c| c.name().ok()).unwrap_or_default();
+        Error::new(sqlstate::UNDEFINED_FUNCTION, format!("function {name}({input}) does not exist"))
+    })?;
     let mut text = format!("{name}({})", input.as_ref().map_or("*", |(_, t)| t.as_str()));
     if let Some((_, filter)) = &filter {
         text.push_str(&format!(" filter {filter}"));

@@ -7,6 +7,11 @@ mod operators;
 mod properties;
 mod refuse;
 
+#[cfg(test)]
+mod law;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -46,8 +51,9 @@ pub struct JobPlan {
 /// Plans the query of a new view, in a session connected to `database`.
 pub fn view(objects: &Objects, create: &CreateView, database: &str) -> Result<ViewPlan> {
     let planned = Planned::new(objects, &create.query, database, None, &create.columns)?;
+    let place = |e: Error| e.at(create.name.location).within(&create.query.source);
     let key = match create.options.get("key") {
-        Some(list) => Some(named_key(&planned.schema, list).map_err(|e| e.at(create.name.location))?),
+        Some(list) => Some(named_key(&planned.schema, list).map_err(place)?),
         None => planned.key.clone(),
     };
     let mut explain = planned.explain.join("\n");

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::Volatility;
 use datafusion::sql::sqlparser::ast::{
     self, DuplicateTreatment, Expr, Function, FunctionArguments, JoinOperator, LimitClause, ObjectName, Select,
     SetExpr, SetOperator, Spanned, TableFactor, Value, Visit, Visitor,
@@ -36,11 +38,44 @@ const VOLATILE: &[&str] = &[
     "version",
 ];
 
+const VOLATILE_HINT: &str = "a view depends on its rows alone: put it into the SELECT that reads the view";
+/// Aggregates that can take rows back.
+const AGGREGATES: &[&str] = &["count", "sum", "avg", "min", "max"];
+
 /// Refuses the first thing in `query` that views do not have.
 pub fn check(query: &Query) -> Result<()> {
     match query.ast.visit(&mut Refuser) {
         ControlFlow::Break(error) => Err(*error),
         ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// Refuses functions that need more than a row, and aggregates without an incremental form, at their place.
+pub fn check_functions(query: &Query, state: &SessionState) -> Result<()> {
+    match query.ast.visit(&mut FunctionRefuser(state)) {
+        ControlFlow::Break(error) => Err(*error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+struct FunctionRefuser<'a>(&'a SessionState);
+
+impl Visitor for FunctionRefuser<'_> {
+    type Break = Box<Error>;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> Flow {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let name = function.name.to_string().to_lowercase();
+        if self.0.aggregate_functions().contains_key(&name) && !AGGREGATES.contains(&name.as_str()) {
+            let hint = format!("{} are supported", AGGREGATES.join(", "));
+            return refuse_with(format!("the aggregate function {name}"), &function.name, &hint);
+        }
+        match self.0.scalar_functions().get(&name) {
+            Some(known) if known.signature().volatility != Volatility::Immutable => {
+                refuse_with(format!("the function {name}"), &function.name, VOLATILE_HINT)
+            }
+            _ => ControlFlow::Continue(()),
+        }
     }
 }
 
@@ -247,8 +282,7 @@ fn check_function(function: &Function) -> Flow {
         return refuse(format!("the window {}", name.to_uppercase()), &function.name);
     }
     if VOLATILE.contains(&name.as_str()) {
-        let hint = "a view depends on its rows alone: put it into the SELECT that reads the view";
-        return refuse_with(format!("the function {name}"), &function.name, hint);
+        return refuse_with(format!("the function {name}"), &function.name, VOLATILE_HINT);
     }
     if !function.within_group.is_empty() {
         return refuse("WITHIN GROUP", &function.name);
