@@ -55,7 +55,8 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["machine"],
             &["cluster", "group", "txn"],
             &["quorum", "replica"],
-            &["broker", "node"],
+            &["node"],
+            &["broker"],
         ],
     ),
     (

@@ -20,7 +20,8 @@ use crate::{Committed, Error};
 
 /// Requests that may wait for the coordinator.
 const MAILBOX: usize = 1024;
-/// Records of the states' topic after which it is written anew and trimmed: a few megabytes to replay.
+/// Records of the states' topic after which it is written anew and trimmed: a few megabytes to replay. Tests come to it
+/// sooner.
 const RECORDS_MAX: u64 = if cfg!(test) { 30 } else { 10_000 };
 /// The largest batch of states; ids are at most 32 KiB and few.
 const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
