@@ -1,1 +1,7 @@
-//! The program's facade: what `main` and the tests need of it.
+//! The program: its command line, its configuration, the wiring of its parts, and HTTP. Thin: what it wires stands in
+//! the packages `log`, `engine`, `connectors` and `sql`.
+
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod server;

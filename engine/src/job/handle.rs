@@ -201,6 +201,18 @@ impl Engine {
         self.shared.lock().relations.values().map(|relation| relation.status.clone()).collect()
     }
 
+    /// Returns why the driver has ended, once it has.
+    pub async fn ended(&self) -> String {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if let Some(reason) = self.shared.lock().closed.clone() {
+                return reason;
+            }
+            changed.changed().await.expect("the sender lives as long as this handle");
+        }
+    }
+
     pub fn metrics(&self) -> EngineMetrics {
         let mut metrics = self.shared.lock().metrics.clone();
         metrics.jobs = self.jobs();
