@@ -43,9 +43,13 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Listen { .. } => Some("another program may have the port: name another, or port 0 for any free one"),
-            Error::Open { source: log::Error::Busy(_), .. } => Some("stop the other process, or choose another --data-dir"),
+            Error::Open { source: log::Error::Busy(_), .. } => {
+                Some("stop the other process, or choose another --data-dir")
+            }
             Error::Open { .. } => None,
-            Error::Poisoned(_) => Some("nothing acknowledged is lost; mend the disk and start again: the start recovers"),
+            Error::Poisoned(_) => {
+                Some("nothing acknowledged is lost; mend the disk and start again: the start recovers")
+            }
             Error::EngineEnded(_) => Some("nothing acknowledged is lost; a start replays the log"),
             Error::StopTimeout(_) => Some("nothing acknowledged is lost; the next start has more to replay"),
             Error::Sql(error) => error.hint.as_deref(),
@@ -127,8 +131,7 @@ impl Server {
         let broker = log::broker::serve(env, &config.kafka.addr, backend, broker_config(config))
             .await
             .map_err(cannot_listen("Kafka clients", &config.kafka.addr))?;
-        let addresses =
-            Addresses { kafka: broker.local_address(), postgres: postgres_at, http: http_at };
+        let addresses = Addresses { kafka: broker.local_address(), postgres: postgres_at, http: http_at };
         phase.send_replace(Phase::Running(Running {
             node: Arc::clone(&node),
             engine: engine.clone(),

@@ -72,7 +72,10 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["job"],
         ],
     ),
-    ("connectors", &[&["change", "options"], &["format", "cdc"], &["postgres", "generator", "mysql", "kafka", "redis", "file"]]),
+    (
+        "connectors",
+        &[&["change", "options"], &["format", "cdc"], &["postgres", "generator", "mysql", "kafka", "redis", "file"]],
+    ),
     ("sql", &[&["error", "types"], &["parse", "catalog", "expr"], &["plan", "query"], &["session"], &["pgwire"]]),
 ];
 

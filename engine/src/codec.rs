@@ -35,7 +35,7 @@ pub struct Decoded {
 
 /// A record that is not what its topic was declared to hold.
 #[derive(Debug, thiserror::Error)]
-#[error("record at offset {offset:?} cannot be decoded: {reason}")]
+#[error("record at offset {} cannot be decoded: {reason}", .offset.0)]
 pub struct DecodeError {
     pub offset: log::Offset,
     pub reason: String,

@@ -76,7 +76,8 @@ pub(super) async fn query(client: &Client, text: &str) -> Result<Vec<(Rows, Stri
                 open.get_or_insert_with(Rows::default).rows.push(cells);
             }
             SimpleQueryMessage::CommandComplete(count) => {
-                results.push((open.take().unwrap_or_default(), format!("done ({count})")));
+                let tag = if count == 0 { "done".to_owned() } else { format!("done, {count} rows") };
+                results.push((open.take().unwrap_or_default(), tag));
             }
             _ => {}
         }

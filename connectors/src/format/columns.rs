@@ -115,7 +115,7 @@ fn describe(field: &Field, raw: &str, misfit: Misfit) -> String {
     let shown: String = raw.chars().take(SHOWN_CHARS_MAX).collect();
     let dots = if shown.len() < raw.len() { "…" } else { "" };
     let written = match misfit {
-        Misfit::NotANumber => write!(reason, "{shown}{dots} is not a {kind}"),
+        Misfit::NotANumber => write!(reason, "{shown}{dots} is no {kind}"),
         Misfit::NotFinite => write!(reason, "{shown}{dots} cannot be held by {kind}: only finite values can"),
         Misfit::Inexact => write!(reason, "{shown}{dots} has more digits behind the point than {kind} holds"),
         Misfit::TooLarge => write!(reason, "{shown}{dots} is out of the range of {kind}"),

@@ -210,10 +210,14 @@ impl Keyed {
     }
 }
 
+/// Bytes in a buffer; none for null.
+type Span = Option<Range<usize>>;
+
 /// Records on their way into one shared buffer.
 struct Records {
     buffer: Vec<u8>,
-    spans: Vec<(Option<Range<usize>>, Option<Range<usize>>)>,
+    /// Key and value of each.
+    spans: Vec<(Span, Span)>,
     header: Header,
 }
 
