@@ -76,7 +76,17 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
         "connectors",
         &[&["change", "options"], &["format", "cdc"], &["postgres", "generator", "mysql", "kafka", "redis", "file"]],
     ),
-    ("sql", &[&["error", "types"], &["parse", "catalog", "expr"], &["plan", "query"], &["session"], &["pgwire"]]),
+    (
+        "sql",
+        &[
+            &["error"],
+            &["types", "stack"],
+            &["parse", "catalog", "expr"],
+            &["plan", "query"],
+            &["session"],
+            &["pgwire"],
+        ],
+    ),
 ];
 
 /// Edges against the levels that are meant, with their reason. Kept short.

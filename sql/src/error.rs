@@ -1,6 +1,8 @@
 //! [`Error`]: the one error of this package, in PostgreSQL's shape (SQLSTATE, message, detail, hint, position), and how
 //! the errors of DataFusion and Arrow become one.
 
+use std::num::NonZeroU32;
+
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
@@ -66,8 +68,16 @@ pub mod sqlstate {
 /// Where in the text a thing stands: line and column from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
-    pub line: u64,
-    pub column: u64,
+    line: NonZeroU32,
+    column: u32,
+}
+
+impl Location {
+    /// `None` for line 0, which parsers give to what has no place, and beyond what texts have.
+    pub fn new(line: u64, column: u64) -> Option<Self> {
+        let line = NonZeroU32::new(u32::try_from(line).ok()?)?;
+        Some(Self { line, column: u32::try_from(column).ok()? })
+    }
 }
 
 /// What went wrong, for people and for programs.
@@ -80,7 +90,7 @@ pub struct Error {
     pub detail: Option<String>,
     pub hint: Option<String>,
     /// Character in the text sent, from 1.
-    pub position: Option<usize>,
+    pub position: Option<u32>,
     /// The place before the text is at hand; [`Error::within`] turns it into `position`.
     pub location: Option<Location>,
     #[source]
@@ -129,27 +139,21 @@ impl Error {
     /// Turns the line and column into PostgreSQL's position within `text`.
     pub fn within(mut self, text: &str) -> Self {
         if let (None, Some(location)) = (self.position, self.location) {
-            self.position = Some(characters_before(text, location) + 1);
+            self.position = u32::try_from(characters_before(text, location) + 1).ok();
         }
         self
     }
 }
 
-impl From<datafusion::sql::sqlparser::tokenizer::Location> for Location {
-    fn from(at: datafusion::sql::sqlparser::tokenizer::Location) -> Self {
-        Self { line: at.line, column: at.column }
-    }
-}
-
 /// `None` for the empty span that nodes without a place have.
 pub fn location_of(span: datafusion::sql::sqlparser::tokenizer::Span) -> Option<Location> {
-    (span.start.line > 0).then(|| span.start.into())
+    Location::new(span.start.line, span.start.column)
 }
 
 /// Characters of `text` before `location`.
 pub fn characters_before(text: &str, location: Location) -> usize {
-    let lines = usize::try_from(location.line.saturating_sub(1)).unwrap_or(usize::MAX);
-    let column = usize::try_from(location.column.saturating_sub(1)).unwrap_or(usize::MAX);
+    let lines = location.line.get() as usize - 1;
+    let column = location.column.saturating_sub(1) as usize;
     text.split_inclusive('\n').take(lines).map(|line| line.chars().count()).sum::<usize>().saturating_add(column)
 }
 
@@ -322,11 +326,11 @@ fn from_schema_error(error: SchemaError) -> Error {
                 let list: Vec<&str> = names().take(COLUMNS_NAMED_MAX).collect();
                 out = out.hint(format!("columns here: {}", list.join(", ")));
             }
-            out.at(field.spans.first().map(|s| Location { line: s.start.line, column: s.start.column }))
+            out.at(field.spans.first().and_then(|s| Location::new(s.start.line, s.start.column)))
         }
         SchemaError::AmbiguousReference { field } => {
             Error::new(sqlstate::AMBIGUOUS_COLUMN, format!("column reference \"{}\" is ambiguous", field.name))
-                .at(field.spans.first().map(|s| Location { line: s.start.line, column: s.start.column }))
+                .at(field.spans.first().and_then(|s| Location::new(s.start.line, s.start.column)))
         }
         SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
             Error::new(sqlstate::DUPLICATE_COLUMN, format!("column \"{name}\" is there more than once"))
@@ -339,7 +343,7 @@ const COLUMNS_NAMED_MAX: usize = 12;
 
 fn with_diagnostic(mut error: Error, diagnostic: &Diagnostic) -> Error {
     if let Some(span) = diagnostic.span {
-        error = error.at(Location { line: span.start.line, column: span.start.column });
+        error = error.at(Location::new(span.start.line, span.start.column));
     }
     let about_group_by = diagnostic.message.contains("GROUP BY") || error.message.contains("GROUP BY");
     if about_group_by && error.code == sqlstate::SYNTAX_ERROR {
@@ -437,9 +441,10 @@ mod tests {
     #[test]
     fn positions_count_characters() {
         let text = "SELECT 'é',\n  x FROM t";
-        assert_eq!(characters_before(text, Location { line: 2, column: 3 }), 14);
-        assert_eq!(&text[byte_at(text, Location { line: 2, column: 3 })..], "x FROM t");
-        assert_eq!(byte_at(text, Location { line: 9, column: 1 }), text.len());
+        let at = |line, column| Location::new(line, column).expect("a place");
+        assert_eq!(characters_before(text, at(2, 3)), 14);
+        assert_eq!(&text[byte_at(text, at(2, 3))..], "x FROM t");
+        assert_eq!(byte_at(text, at(9, 1)), text.len());
     }
 
     #[test]

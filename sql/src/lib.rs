@@ -9,6 +9,7 @@ pub mod pgwire;
 pub mod plan;
 pub mod query;
 pub mod session;
+pub mod stack;
 pub mod types;
 
 use std::future::Future;

@@ -24,8 +24,8 @@ pub struct Computed {
 }
 
 impl Computed {
-    /// `expr` over rows of `schema`.
-    pub fn new(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
+    /// `expr` over rows of `schema`, and its text by the places of columns.
+    pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
         let expr = create_physical_expr(expr, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
         let data_type = expr.data_type(schema.as_arrow())?;
         let text = expr.to_string();
@@ -42,7 +42,8 @@ impl Computed {
 pub struct Conjunction(Vec<Computed>);
 
 impl Conjunction {
-    pub fn new(predicate: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
+    /// As [`Computed::compile`].
+    pub fn compile(predicate: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
         let mut parts = Vec::new();
         for part in split_conjunction(predicate) {
             let expr = create_physical_expr(part, schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;

@@ -126,7 +126,7 @@ fn check_text(
     let span = [left, right].into_iter().find_map(|e| e.spans().and_then(|s| s.first()));
     Err(Error::new(sqlstate::UNDEFINED_FUNCTION, message)
         .hint("add a type cast: column::type")
-        .at(span.map(|s| Location { line: s.start.line, column: s.start.column }))
+        .at(span.and_then(|s| Location::new(s.start.line, s.start.column)))
         .into())
 }
 

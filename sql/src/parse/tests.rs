@@ -130,6 +130,10 @@ fn refusals_and_errors_name_their_place() {
         "CREATE VIEW v AS SELECT 1",
         "0A000 CREATE VIEW is not supported @8 (use CREATE MATERIALIZED VIEW: it is kept up to date)",
     );
+    check(
+        "SELECT * FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(at), INTERVAL '1' MINUTE))",
+        "0A000 the window TUMBLE is not supported @21",
+    );
     check("CREATE SINK s FROM v WITH (a = 1, a = 2)", "42601 option \"a\" given twice @35");
 }
 

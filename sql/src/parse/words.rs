@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
 
@@ -15,6 +16,12 @@ static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 /// Nested expressions and subqueries deeper than this are refused; the parser recurses.
 const DEPTH_MAX: usize = 50;
 
+/// Operators in a row (`a OR b OR c …`) that an expression may have: each makes it one level deeper for all that walk it.
+const CHAIN_MAX: usize = 1_000;
+
+/// Relations that are joined or united in a row.
+const RELATIONS_MAX: usize = 250;
+
 /// The tokens of a text and how far they are read.
 pub struct Words {
     pub parser: Parser<'static>,
@@ -24,13 +31,14 @@ pub struct Words {
 impl Words {
     pub fn new(text: &str) -> Result<Self> {
         let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|e| from_tokenizer(e, text))?;
+        check_chains(&tokens).map_err(|e| e.within(text))?;
         let parser = Parser::new(&DIALECT).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
         Ok(Self { parser, source: Arc::from(text) })
     }
 
     /// Runs one of sqlparser's own productions.
     pub fn run<T>(&mut self, production: impl FnOnce(&mut Parser<'static>) -> Result<T, ParserError>) -> Result<T> {
-        production(&mut self.parser).map_err(|e| self.from_parser(e))
+        production(&mut self.parser).map_err(|e| self.error_of(e))
     }
 
     pub fn location(&self) -> Option<Location> {
@@ -125,7 +133,10 @@ impl Words {
 
     pub fn query(&mut self) -> Result<Query> {
         let from = self.byte();
-        let ast = self.run(|p| p.parse_query())?;
+        let ast = match self.run(|p| p.parse_query()) {
+            Ok(ast) => ast,
+            Err(error) => return Err(refused_window(&self.source).unwrap_or(error)),
+        };
         Ok(Query { ast, text: self.text_since(from), source: Arc::clone(&self.source) })
     }
 
@@ -138,7 +149,7 @@ impl Words {
     }
 
     /// sqlparser writes the place at the end of its message; we take it off again.
-    fn from_parser(&self, error: ParserError) -> Error {
+    fn error_of(&self, error: ParserError) -> Error {
         let text = match error {
             ParserError::RecursionLimitExceeded => {
                 return Error::new(sqlstate::STATEMENT_TOO_COMPLEX, "the statement is nested too deeply")
@@ -157,6 +168,78 @@ impl Words {
     }
 }
 
+/// Counts what may be operators and relations, by parenthesis: what stands in a row becomes as deep as it is long.
+#[derive(Default)]
+struct Chain {
+    operators: usize,
+    relations: usize,
+    in_from: bool,
+}
+
+fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
+    let mut levels = vec![Chain::default()];
+    for token in tokens {
+        let nested = levels.len() > 1;
+        let level = levels.last_mut().expect("one is never taken away");
+        match &token.token {
+            Token::LParen | Token::LBracket => levels.push(Chain::default()),
+            Token::RParen | Token::RBracket if nested => drop(levels.pop()),
+            Token::SemiColon => *level = Chain::default(),
+            Token::Comma => {
+                level.operators = 0;
+                level.relations += usize::from(level.in_from);
+            }
+            Token::Word(word) => level.word(word.keyword),
+            Token::Whitespace(_) | Token::Number(..) | Token::Period | Token::SingleQuotedString(_) => {}
+            _ => level.operators += 1,
+        }
+        let level = levels.last().expect("one is never taken away");
+        let over = match (level.operators > CHAIN_MAX, level.relations > RELATIONS_MAX) {
+            (true, _) => format!("more than {CHAIN_MAX} operators in a row"),
+            (_, true) => format!("more than {RELATIONS_MAX} relations in a row"),
+            _ => continue,
+        };
+        return Err(Error::new(sqlstate::STATEMENT_TOO_COMPLEX, "the statement is too complex")
+            .detail(over)
+            .hint("use IN (…) for many values, or several statements")
+            .at(location_of(token.span)));
+    }
+    Ok(())
+}
+
+impl Chain {
+    fn word(&mut self, keyword: Keyword) {
+        match keyword {
+            Keyword::AND
+            | Keyword::OR
+            | Keyword::NOT
+            | Keyword::IS
+            | Keyword::LIKE
+            | Keyword::ILIKE
+            | Keyword::BETWEEN
+            | Keyword::COLLATE
+            | Keyword::AT => self.operators += 1,
+            Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::JOIN => self.relations += 1,
+            Keyword::FROM => (self.operators, self.in_from) = (0, true),
+            Keyword::SELECT | Keyword::WHERE | Keyword::GROUP | Keyword::HAVING | Keyword::ORDER => {
+                (self.operators, self.in_from) = (0, false);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `TUMBLE(TABLE t, DESCRIPTOR(c), …)` is not of the parser's grammar: named here, where parsing has failed.
+fn refused_window(source: &str) -> Option<Error> {
+    let tokens = Tokenizer::new(&DIALECT, source).tokenize_with_location().ok()?;
+    let words: Vec<&TokenWithSpan> = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
+    words.windows(3).find_map(|next| {
+        let window = ["TUMBLE", "HOP", "CUMULATE", "SESSION"].into_iter().find(|name| is_word(next[0], name))?;
+        let called = next[1].token == Token::LParen && is_word(next[2], "TABLE");
+        called.then(|| Error::unsupported(format!("the window {window}")).at(location_of(next[0].span)))
+    })
+}
+
 fn syntax_error(found: &str, at_end: bool, location: Option<Location>) -> Error {
     let message = match at_end {
         true => "syntax error at end of input".to_string(),
@@ -166,14 +249,16 @@ fn syntax_error(found: &str, at_end: bool, location: Option<Location>) -> Error 
 }
 
 fn from_tokenizer(error: TokenizerError, text: &str) -> Error {
-    Error::new(sqlstate::SYNTAX_ERROR, error.message).at(Location::from(error.location)).within(text)
+    Error::new(sqlstate::SYNTAX_ERROR, error.message)
+        .at(Location::new(error.location.line, error.location.column))
+        .within(text)
 }
 
 /// `"… at Line: 2, Column: 7"` to its text and place.
 fn split_place(text: &str) -> (&str, Option<Location>) {
     let parsed = text.rsplit_once(" at Line: ").and_then(|(head, place)| {
         let (line, column) = place.split_once(", Column: ")?;
-        Some((head, Location { line: line.parse().ok()?, column: column.parse().ok()? }))
+        Some((head, Location::new(line.parse().ok()?, column.parse().ok()?)?))
     });
     match parsed {
         Some((head, location)) => (head, Some(location)),

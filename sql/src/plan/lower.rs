@@ -113,12 +113,12 @@ fn check_expr(expr: &Expr) -> Result<()> {
 
 fn compute(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
     check_expr(expr)?;
-    Computed::new(bare(expr), schema)
+    Computed::compile(bare(expr), schema)
 }
 
 fn condition(predicate: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
     check_expr(predicate)?;
-    Conjunction::new(bare(predicate), schema)
+    Conjunction::compile(bare(predicate), schema)
 }
 
 impl Lowering {

@@ -115,7 +115,8 @@ impl Planned {
         pins: Option<&[PinnedInput]>,
         columns: &[String],
     ) -> Result<Self> {
-        Self::of(objects, query, database, pins, columns).map_err(|e| e.within(&query.source))
+        let plan = || Self::of(objects, query, database, pins, columns);
+        crate::stack::with_room(plan).map_err(|e| e.within(&query.source))
     }
 
     fn of(

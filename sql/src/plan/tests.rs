@@ -92,11 +92,6 @@ fn plan_of(text: &str) -> Result<ViewPlan> {
     view(&objects(), &create(text)?, "riverrun")
 }
 
-fn describe(plan: &ViewPlan) -> String {
-    let columns = Column::all_of(&plan.schema).expect("columns");
-    columns.iter().map(|c| format!("{} {}", c.name, c.type_name)).collect::<Vec<_>>().join(", ")
-}
-
 fn columns_of(plan: &ViewPlan) -> String {
     let columns = Column::all_of(&plan.schema).expect("columns");
     columns.iter().map(|c| format!("{} {}", c.name, c.type_name)).collect::<Vec<_>>().join(", ")
@@ -108,7 +103,7 @@ fn answer(query: &str) -> String {
     match plan_of(&text) {
         Ok(plan) => format!("{}\n{}", columns_of(&plan), plan.explain),
         Err(mut e) => {
-            e.position = e.position.map(|p| p - (text.len() - query.len()));
+            e.position = e.position.map(|p| p - (text.len() - query.len()) as u32);
             show_error(e)
         }
     }
@@ -203,4 +198,20 @@ fn relations_are_named_once_and_without_ctes() {
     .expect("a query");
     let names: Vec<String> = relations(&query).iter().map(ToString::to_string).collect();
     assert_eq!(names, ["t", "T", "s.p.x", "y", "z"]);
+}
+
+#[test]
+fn long_chains_are_planned_or_refused_but_never_crash() {
+    let check = |terms: usize, term: &str, operator: &str, expect: Result<(), &str>| {
+        let chain: Vec<String> = (0..terms).map(|i| term.replace('#', &i.to_string())).collect();
+        let text = format!("CREATE MATERIALIZED VIEW v AS SELECT url FROM clicks WHERE {}", chain.join(operator));
+        let got = plan_of(&text).map(|_| ()).map_err(|e| e.code);
+        assert_eq!(got, expect, "{terms} of {term}{operator}");
+    };
+    check(480, "user_id <> #", " OR ", Ok(()));
+    check(480, "url LIKE '#'", " AND ", Ok(()));
+    check(900, "(user_id + score) * small < #", " OR ", Err(sqlstate::STATEMENT_TOO_COMPLEX));
+    check(100_000, "score = #", " AND ", Err(sqlstate::STATEMENT_TOO_COMPLEX));
+    check(200, "score = #", " UNION ALL SELECT url FROM clicks WHERE ", Ok(()));
+    check(2_000, "score = #", " UNION ALL SELECT url FROM clicks WHERE ", Err(sqlstate::STATEMENT_TOO_COMPLEX));
 }

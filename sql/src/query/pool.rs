@@ -24,6 +24,7 @@ impl Pool {
             .worker_threads(threads.max(1))
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .thread_name("riverrun-query")
+            .thread_stack_size(crate::stack::STACK_BYTES)
             .enable_time()
             .build()
             .map_err(|e| Error::bug("the threads for queries cannot be started").caused_by(e))?;
