@@ -82,6 +82,9 @@ impl Connection {
                 return Ok(());
             }
             client.handle(message, &mut self.output, &mut self.stream).await?;
+            if self.output.len() >= FLUSH_BYTES {
+                self.output.flush(&mut self.stream).await?;
+            }
             if *self.stop.borrow() {
                 return self.say_goodbye().await;
             }
@@ -135,7 +138,7 @@ impl Connection {
         let (registered, cancelled) = self.registry.enter(key);
         self.output.authenticated(registered.pid, key);
         for (name, value) in session.reported() {
-            self.output.parameter(name, &value);
+            self.output.parameter(name, value);
         }
         self.output.ready(session.transaction());
         self.output.flush(&mut self.stream).await?;

@@ -128,7 +128,9 @@ impl Output {
     }
 
     pub fn notice(&mut self, notice: &Error) {
-        self.put(Message::NoticeResponse(NoticeResponse::from(info(notice, "NOTICE"))));
+        let warning = [sqlstate::WARNING, sqlstate::NO_ACTIVE_SQL_TRANSACTION, sqlstate::ACTIVE_SQL_TRANSACTION];
+        let severity = if warning.contains(&notice.code) { "WARNING" } else { "NOTICE" };
+        self.put(Message::NoticeResponse(NoticeResponse::from(info(notice, severity))));
     }
 
     /// Sends everything. Cancel safe: what is not sent stays.

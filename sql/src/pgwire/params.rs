@@ -38,7 +38,7 @@ fn from_text(type_oid: u32, data_type: &DataType, bytes: &[u8]) -> Result<Scalar
         oid::BYTEA => ScalarValue::Binary(Some(bytea_from_text(text).ok_or_else(invalid)?)),
         _ => match data_type {
             DataType::Utf8 => ScalarValue::Utf8(Some(text.to_owned())),
-            DataType::List(_) => return Err(Error::unsupported("an array parameter in text format")),
+            DataType::List(item) => array_from_text(type_oid, item.data_type(), text).ok_or_else(invalid)??,
             other => {
                 let strict = arrow::compute::CastOptions { safe: false, ..Default::default() };
                 let value = ScalarValue::Utf8(Some(text.trim().to_owned()));
@@ -46,6 +46,49 @@ fn from_text(type_oid: u32, data_type: &DataType, bytes: &[u8]) -> Result<Scalar
             }
         },
     })
+}
+
+/// `{1,NULL,"a b"}`, one dimension. The outer `None`: malformed.
+fn array_from_text(type_oid: u32, item: &DataType, text: &str) -> Option<Result<ScalarValue>> {
+    let element = pgtype::by_oid(type_oid)?.element;
+    let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.chars().peekable();
+    let mut values = Vec::new();
+    while rest.peek().is_some() {
+        if values.len() >= ARRAY_ELEMENTS_MAX {
+            return None;
+        }
+        let (value, quoted) = array_element(&mut rest)?;
+        let null = !quoted && value.trim().eq_ignore_ascii_case("null");
+        let value = match null {
+            true => ScalarValue::try_from(item).map_err(Error::from),
+            false => from_text(element, item, value.as_bytes()),
+        };
+        match value {
+            Ok(value) => values.push(value),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(ScalarValue::List(ScalarValue::new_list(&values, item, true))))
+}
+
+/// The next element with its comma, and whether it was quoted.
+fn array_element(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<(String, bool)> {
+    let quoted = rest.next_if_eq(&'"').is_some();
+    let mut value = String::new();
+    loop {
+        match rest.next() {
+            Some('\\') => value.push(rest.next()?),
+            Some('"') if quoted => match rest.next() {
+                None | Some(',') => return Some((value, quoted)),
+                Some(_) => return None,
+            },
+            None if quoted => return None,
+            None => return Some((value, quoted)),
+            Some(',') if !quoted => return Some((value, quoted)),
+            Some('{' | '}' | '"') if !quoted => return None,
+            Some(c) => value.push(c),
+        }
+    }
 }
 
 fn bool_from_text(text: &str) -> Option<bool> {
@@ -242,6 +285,23 @@ mod tests {
         check(oid::DATE, &[0, 0, 0, 1], ScalarValue::Date32(Some(10_958)));
         assert!(read(0, oid::INT4, true, Some(&[1])).is_err());
         assert!(read(0, oid::TEXT, true, Some(&[0xff])).is_err());
+    }
+
+    #[test]
+    fn arrays_in_text() {
+        let check = |text: &str, expect: Option<&[Option<&str>]>| {
+            let values = expect.map(|e| e.iter().map(|v| ScalarValue::Utf8(v.map(str::to_owned))).collect::<Vec<_>>());
+            let expect = values.map(|v| ScalarValue::List(ScalarValue::new_list(&v, &DataType::Utf8, true)));
+            assert_eq!(read(0, oid::TEXT_ARRAY, false, Some(text.as_bytes())).ok(), expect, "{text}");
+        };
+        check("{}", Some(&[]));
+        check(r#"{a,NULL,"b, \"c\"","null"}"#, Some(&[Some("a"), None, Some("b, \"c\""), Some("null")]));
+        check("{a", None);
+        check(r#"{"a}"#, None);
+        check("{{a}}", None);
+        let numbers = read(0, oid::INT4_ARRAY, false, Some(b"{1,2}")).unwrap();
+        let expect = [ScalarValue::Int32(Some(1)), ScalarValue::Int32(Some(2))];
+        assert_eq!(numbers, ScalarValue::List(ScalarValue::new_list(&expect, &DataType::Int32, true)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod lookup;
 pub mod pg_catalog;
 pub mod pgtype;
+mod plans;
 pub mod pool;
 pub mod relation;
 pub mod snapshot;
@@ -35,6 +36,8 @@ use crate::error::{Error, Result, sqlstate};
 use crate::expr;
 use lookup::Lookup;
 use pg_catalog::{Facts, World};
+pub use plans::Meaning;
+use plans::{Key, Plans};
 use pool::Pool;
 use relation::{Relation, Rows};
 use snapshot::Snapshot;
@@ -66,6 +69,7 @@ pub struct Queries {
     /// Functions, rules and options; cloned for each statement.
     state: SessionState,
     scans: Arc<Semaphore>,
+    plans: Plans,
 }
 
 /// A query that has been planned and can be run any number of times, each at a new epoch.
@@ -83,6 +87,10 @@ pub struct Planned {
 
 /// The names of a session.
 pub trait Names: Send + Sync {
+    /// The database that short names belong to.
+    fn database(&self) -> Arc<str>;
+    /// What the names mean now.
+    fn meaning(&self) -> Meaning;
     /// The table that a name of one to three parts means.
     fn table(&self, name: &TableReference) -> Result<Option<Arc<dyn TableProvider>>>;
     /// What PostgreSQL's catalog would tell of the database.
@@ -115,42 +123,41 @@ impl expr::Names for WithCatalog<'_> {
 
 impl Queries {
     pub fn new(engine: Engine, cluster: Arc<dyn log::Cluster>, limits: QueryLimits) -> Result<Self> {
-        let memory = GreedyMemoryPool::new(limits.memory_bytes_max);
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(TrackConsumersPool::new(memory, CONSUMERS_NAMED)))
-            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-            .build_arc()?;
-        let mut config = SessionConfig::new()
-            .with_target_partitions(limits.threads.max(1))
-            .with_create_default_catalog_and_schema(false)
-            .with_information_schema(false);
-        expr::settings(config.options_mut());
-        let mut state =
-            SessionStateBuilder::new_with_default_features().with_config(config).with_runtime_env(runtime).build();
-        expr::install(&mut state)?;
-        pg_catalog::register(&mut state)?;
         let scans = Arc::new(Semaphore::new(SCANS_MAX as usize));
-        Ok(Self { engine, cluster, pool: Pool::new(limits.threads)?, state, scans })
+        let state = session_state(limits)?;
+        Ok(Self { engine, cluster, pool: Pool::new(limits.threads)?, state, scans, plans: Plans::default() })
     }
 
-    /// Plans `query`. `declared` are the parameter types that the client gave (0 leaves one open).
-    pub async fn plan(&self, query: &crate::parse::Query, names: Arc<dyn Names>, declared: &[u32]) -> Result<Planned> {
+    /// Plans `query`, or finds its plan. `declared` are the parameter types that the client gave (0 leaves one open).
+    pub async fn plan(
+        &self,
+        query: &crate::parse::Query,
+        names: Arc<dyn Names>,
+        declared: &[u32],
+    ) -> Result<Arc<Planned>> {
+        // Asked before planning: a change meanwhile makes the plan one of the past.
+        let meaning = names.meaning();
+        let key = Key { database: names.database(), text: query.text.clone(), declared: declared.to_vec() };
+        if let Some(planned) = self.plans.get(&key, &meaning) {
+            return Ok(planned);
+        }
         let mut state = self.state.clone();
         let mut ast = query.ast.clone();
-        let source = Arc::clone(&query.source);
-        let declared = declared.to_vec();
+        let (source, declared) = (Arc::clone(&query.source), declared.to_vec());
         let plan = async move {
             let asked = Arc::clone(&names);
             let facts = Facts::new(move || asked.world());
-            pg_catalog::rewrite(&mut ast, &facts)?;
             expr::rewrite(&mut ast);
+            pg_catalog::rewrite(&mut ast, &facts)?;
             let names = WithCatalog { names: names.as_ref(), world: facts.used() };
             if let Some(world) = facts.used() {
                 pg_catalog::register_world(&mut state, world)?;
             }
             plan_query(&state, &names, &ast, &declared).map_err(|e| e.within(&source))
         };
-        self.pool.run(plan).await
+        let planned = Arc::new(self.pool.run(plan).await?);
+        self.plans.put(key, &meaning, &planned);
+        Ok(planned)
     }
 
     /// Runs a planned query at the newest epoch that all its relations have; waits for them until `deadline`.
@@ -207,6 +214,25 @@ impl Queries {
         }
         Ok(lines)
     }
+}
+
+/// DataFusion as queries run on it: without a disk, within a bound of memory.
+fn session_state(limits: QueryLimits) -> Result<SessionState> {
+    let memory = GreedyMemoryPool::new(limits.memory_bytes_max);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(TrackConsumersPool::new(memory, CONSUMERS_NAMED)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()?;
+    let mut config = SessionConfig::new()
+        .with_target_partitions(limits.threads.max(1))
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    expr::settings(config.options_mut());
+    let mut state =
+        SessionStateBuilder::new_with_default_features().with_config(config).with_runtime_env(runtime).build();
+    expr::install(&mut state)?;
+    pg_catalog::register(&mut state)?;
+    Ok(state)
 }
 
 fn plan_query(state: &SessionState, names: &WithCatalog<'_>, ast: &ast::Query, declared: &[u32]) -> Result<Planned> {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::io::{Finding, SourceRelation};
+use log::cluster::config::WRITER;
 
 use super::options;
-use super::server::Server;
+use super::server::{SINK_WRITER, Server, VIEW_WRITER};
 use crate::catalog::{Class, Column, DATABASE, Draft, Kind, Name, OnError, Sink, Source, Table, View};
 use crate::error::{Error, Result, sqlstate};
 use crate::parse::{self, CreateSink, CreateSource, CreateTable, CreateView, Drop, DropKind, Parsed, Statement};
@@ -285,7 +286,8 @@ async fn create_view(server: &Server, create: &CreateView, text: &str, database:
     let encode = format.encode(Arc::clone(&planned.schema), planned.key.as_deref(), planned.append_only, &options.0);
     encode.map_err(|reason| Error::new(sqlstate::INVALID_PARAMETER_VALUE, reason))?;
     let compacted = planned.key.is_some() || !planned.append_only;
-    let topic = output_topic(server, &name.topic(), partitions, compacted).await?;
+    let owner = format!("{VIEW_WRITER}{name}");
+    let topic = output_topic(server, &name.topic(), &owner, partitions, compacted).await?;
     let depends_on = planned.inputs.iter().map(|input| input.relation).collect();
     let view = View {
         columns: Column::all_of(&planned.schema)?,
@@ -312,22 +314,27 @@ pub fn explain_view(server: &Server, create: &CreateView, database: &str) -> Res
     Ok(planned.explain.lines().map(str::to_owned).collect())
 }
 
-/// The topic that a job alone writes: new, or left empty by a creation that did not come to its end.
-async fn output_topic(server: &Server, name: &str, partitions: i32, compacted: bool) -> Result<log::Topic> {
+/// The topic that the job of `owner` alone writes: nobody else's records may come between. One that an unfinished
+/// creation or drop has left is removed first.
+async fn output_topic(
+    server: &Server,
+    name: &str,
+    owner: &str,
+    partitions: i32,
+    compacted: bool,
+) -> Result<log::Topic> {
     if let Some(topic) = server.cluster.topic(name) {
-        let mut logs = crate::query::snapshot::partitions(&topic).map(|p| server.cluster.log(p));
-        let empty = logs.all(|log| log.is_ok_and(|log| log.bounds().end == log::Offset(0)));
-        let used = server.catalog.objects().all().any(|o| o.topic() == Some(name));
-        if empty && !used && topic.partitions == partitions {
-            return Ok(topic);
+        if !server.is_left_over(&topic) {
+            return Err(Error::new(sqlstate::DUPLICATE_TABLE, format!("topic \"{name}\" already exists"))
+                .hint("choose another name, or delete the topic"));
         }
-        return Err(Error::new(sqlstate::DUPLICATE_TABLE, format!("topic \"{name}\" already exists"))
-            .hint("choose another name, or delete the topic"));
+        server.cluster.delete_topic(name).await?;
     }
-    let config = match compacted {
+    let mut config = match compacted {
         true => BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
         false => keep_all(),
     };
+    config.insert(WRITER.to_owned(), owner.to_owned());
     create_topic(server, name, partitions, config).await
 }
 
@@ -357,7 +364,9 @@ async fn create_sink(server: &Server, create: &CreateSink, text: &str, database:
     options.finish(&["connector", "topic", "format", "partitions"])?;
     let encode = server.format(&format_name)?.encode(from.schema()?, from.key(), from.append_only(), &BTreeMap::new());
     encode.map_err(|reason| Error::new(sqlstate::INVALID_PARAMETER_VALUE, reason))?;
-    let topic = output_topic(server, &topic_name, partitions, from.key().is_some() || !from.append_only()).await?;
+    let compacted = from.key().is_some() || !from.append_only();
+    let owner = format!("{SINK_WRITER}{name}");
+    let topic = output_topic(server, &topic_name, &owner, partitions, compacted).await?;
     let sink = Sink {
         from: from.id,
         connector: "topic".into(),
@@ -437,8 +446,8 @@ fn find(
         .hint(format!("use DROP {} to remove a {word}", word.to_uppercase())))
 }
 
-/// RESTRICT: refused while something that stays rests on it. The catalog goes last: until then a crash leaves the
-/// object standing, and dropping it again finishes.
+/// RESTRICT: refused while something that stays rests on it. What the catalog no longer names is removed behind it, by
+/// the next start where a crash comes between.
 async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result<()> {
     let objects = server.catalog.objects();
     let set = objects.drop_set(object);
@@ -455,6 +464,7 @@ async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result
     for id in &set {
         server.forget(*id).await?;
     }
+    server.catalog.drop(set).await?;
     // A view's topic is the view's alone, a table's belongs to whoever writes it.
     if matches!(object.kind, Kind::View(_) | Kind::Sink(_))
         && let Some(topic) = object.topic()
@@ -464,6 +474,5 @@ async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result
             Err(error) => return Err(error.into()),
         }
     }
-    server.catalog.drop(set).await?;
     Ok(())
 }

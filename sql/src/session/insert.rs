@@ -83,10 +83,10 @@ fn table(server: &Server, database: &str, name: &Name) -> Result<Arc<Object>> {
     }
 }
 
-/// The columns of the table that the statement's columns go to.
-fn places(schema: &SchemaRef, columns: &[String]) -> Result<Vec<usize>> {
+/// The columns of the table that the statement's columns go to; without a list the first ones, as many as are given.
+fn places(schema: &SchemaRef, columns: &[String], given: usize) -> Result<Vec<usize>> {
     if columns.is_empty() {
-        return Ok((0..schema.fields().len()).collect());
+        return Ok((0..schema.fields().len().min(given)).collect());
     }
     let mut places = Vec::with_capacity(columns.len());
     for name in columns {
@@ -105,7 +105,7 @@ fn places(schema: &SchemaRef, columns: &[String]) -> Result<Vec<usize>> {
 pub fn declare(server: &Server, database: &str, insert: &Insert, declared: &[u32]) -> Result<Vec<u32>> {
     let object = table(server, database, &insert.table)?;
     let schema = object.schema()?;
-    let places = places(&schema, &insert.columns)?;
+    let places = places(&schema, &insert.columns, usize::MAX)?;
     let mut types = declared.to_vec();
     let SetExpr::Values(values) = insert.query.ast.body.as_ref() else { return Ok(types) };
     for row in &values.rows {
@@ -142,10 +142,11 @@ pub fn target(server: &Server, database: &str, name: &Name) -> Result<Target> {
 
 /// Reads all rows and encodes them.
 pub async fn encode(target: &Target, columns: &[String], mut rows: BatchStream) -> Result<Encoded> {
-    let places = places(&target.schema, columns)?;
     let mut out = Encoded { topic: target.topic.clone(), records: Vec::new(), bytes: 0, rows: 0 };
     while let Some(batch) = rows.next().await {
-        let batch = arrange(target, &places, &batch?)?;
+        let batch = batch?;
+        let places = places(&target.schema, columns, batch.num_columns())?;
+        let batch = arrange(target, &places, &batch)?;
         let before = out.records.len();
         out.rows += batch.num_rows();
         target.encode.encode(0, &Delta::appended(batch), None, &mut out.records)?;

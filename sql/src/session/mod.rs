@@ -10,6 +10,7 @@ mod show;
 mod sources;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -65,19 +66,27 @@ pub enum Forget {
 /// A statement that can be executed, any number of times.
 pub struct Prepared {
     parsed: Option<Parsed>,
-    planned: Option<Planned>,
+    planned: Option<Arc<Planned>>,
     /// PostgreSQL oids.
     pub parameters: Vec<u32>,
     /// The parameter types that the client gave.
     declared: Vec<u32>,
     /// Columns of the result, where there is one.
     pub columns: Option<SchemaRef>,
+    executed: AtomicBool,
 }
 
 impl Prepared {
     /// A text without a statement.
     pub fn empty() -> Self {
-        Self { parsed: None, planned: None, parameters: Vec::new(), declared: Vec::new(), columns: None }
+        Self {
+            parsed: None,
+            planned: None,
+            parameters: Vec::new(),
+            declared: Vec::new(),
+            columns: None,
+            executed: AtomicBool::new(false),
+        }
     }
 }
 
@@ -158,7 +167,7 @@ impl Session {
     /// Makes a statement ready: names resolved, types found. `declared` are the client's parameter types.
     pub async fn prepare(&mut self, parsed: Parsed, declared: &[u32]) -> Result<Prepared> {
         self.check_transaction(&parsed)?;
-        let mut prepared = Prepared { declared: declared.to_vec(), ..Prepared::empty() };
+        let mut prepared = Prepared::empty();
         match &parsed.statement {
             Statement::Query(query) => self.plan_into(&mut prepared, query, declared).await?,
             Statement::Insert(insert) => {
@@ -178,6 +187,7 @@ impl Session {
         let planned = self.server.queries.plan(query, self.names(), declared).await?;
         prepared.parameters = planned.parameters.iter().map(|(oid, _)| *oid).collect();
         prepared.columns = Some(Arc::clone(&planned.schema));
+        prepared.declared = declared.to_vec();
         prepared.planned = Some(planned);
         Ok(())
     }
@@ -239,17 +249,25 @@ impl Session {
     async fn select(&self, prepared: &Prepared, query: &Query, parameters: Vec<ScalarValue>) -> Result<BatchStream> {
         let Some(planned) = &prepared.planned else { return Err(Error::bug("a query was not planned")) };
         if let Some(lookup) = &planned.lookup
-            && let Some(found) = self.server.queries.look_up(lookup, &parameters)?
+            && let Ok(Some(found)) = self.server.queries.look_up(lookup, &parameters)
         {
             return Ok(once(found));
         }
         let wait = self.settings.time("riverrun.wait_timeout").unwrap_or(WAIT_MAX);
-        if planned.of_catalog && !parameters.is_empty() {
+        let again = match planned.of_catalog && prepared.executed.swap(true, Ordering::Relaxed) {
             // What the catalog tells may have changed since the statement was prepared.
-            let again = self.server.queries.plan(query, self.names(), &prepared.declared).await?;
-            return self.server.queries.run(&again, parameters, wait).await;
+            true => parameters,
+            false => match self.server.queries.run(planned, parameters.clone(), wait).await {
+                // A relation was dropped; one of the same name may stand now.
+                Err(error) if error.code == sqlstate::UNDEFINED_TABLE => parameters,
+                done => return done,
+            },
+        };
+        let planned = self.server.queries.plan(query, self.names(), &prepared.declared).await?;
+        if prepared.columns.as_ref().is_some_and(|columns| *columns != planned.schema) {
+            return Err(Error::unsupported("cached plan must not change result type: prepare the statement again"));
         }
-        self.server.queries.run(planned, parameters, wait).await
+        self.server.queries.run(&planned, again, wait).await
     }
 
     async fn insert(&mut self, insert: &Insert, prepared: &Prepared, parameters: Vec<ScalarValue>) -> Result<Outcome> {

@@ -9,8 +9,8 @@ use super::server::Server;
 use super::settings::Settings;
 use crate::catalog::{Class, DATABASE, Kind, SCHEMA};
 use crate::error::Result;
-use crate::query::Names;
 use crate::query::pg_catalog::{World, WorldRelation};
+use crate::query::{Meaning, Names};
 
 /// One statement's view of the names.
 pub struct SessionNames {
@@ -21,6 +21,13 @@ pub struct SessionNames {
 }
 
 impl Names for SessionNames {
+    fn database(&self) -> Arc<str> {
+        Arc::clone(&self.database)
+    }
+
+    fn meaning(&self) -> Meaning {
+        Meaning { objects: self.server.catalog.objects(), topics: *self.server.topics.borrow() }
+    }
     fn table(&self, name: &TableReference) -> Result<Option<Arc<dyn TableProvider>>> {
         let parts = [name.catalog(), name.schema(), Some(name.table())];
         let parts: Vec<String> = parts.into_iter().flatten().map(str::to_owned).collect();

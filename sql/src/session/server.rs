@@ -8,7 +8,8 @@ use engine::graph::RelationId;
 use engine::io::Connector;
 use engine::job::{Engine, TableDef, ViewDef};
 use engine::run::positions;
-use tokio::sync::Semaphore;
+use log::cluster::config;
+use tokio::sync::{Semaphore, watch};
 
 use super::sources::{Sources, Start};
 use crate::catalog::{Catalog, Class, DATABASE, Kind, Name, Object, OnError};
@@ -19,6 +20,10 @@ use crate::query::{Queries, QueryLimits};
 
 /// Idle producers that are kept for the next INSERT.
 const PRODUCERS_KEPT: usize = 8;
+
+/// How the topics that jobs write name their writers; what follows is the name of the view or sink.
+pub const VIEW_WRITER: &str = "view ";
+pub const SINK_WRITER: &str = "sink ";
 
 /// What a server is made of.
 pub struct ServerConfig {
@@ -52,6 +57,8 @@ pub struct Server {
     pub queries: Queries,
     pub sources: Sources,
     pub producers: Producers,
+    /// Counts changes of the topics.
+    pub topics: watch::Receiver<u64>,
     /// Definitions change one after the other.
     pub turns: Semaphore,
     connectors: Vec<Arc<dyn Connector>>,
@@ -63,6 +70,7 @@ impl Server {
     pub async fn start(config: ServerConfig) -> Result<Arc<Self>> {
         let catalog = Catalog::start(&config.env, &config.cluster).await?;
         let queries = Queries::new(config.engine.clone(), Arc::clone(&config.cluster), config.queries)?;
+        let topics = config.cluster.watch_topics();
         let server = Arc::new(Self {
             env: config.env,
             cluster: config.cluster,
@@ -71,6 +79,7 @@ impl Server {
             queries,
             sources: Sources::default(),
             producers: Producers::default(),
+            topics,
             turns: Semaphore::new(1),
             connectors: config.connectors,
             formats: config.formats,
@@ -82,6 +91,10 @@ impl Server {
 
     /// Objects in the order of their creation: what one rests on comes before it.
     async fn reconcile(&self) -> Result<()> {
+        for topic in self.cluster.topics().into_iter().filter(|t| self.is_left_over(t)) {
+            tracing::info!(topic = topic.name, "the topic of an unfinished creation or drop is removed");
+            self.cluster.delete_topic(&topic.name).await?;
+        }
         let stored = positions::load(&*self.cluster)
             .await
             .map_err(|e| Error::new(sqlstate::IO_ERROR, "the positions of sources cannot be read").caused_by(e))?;
@@ -101,6 +114,18 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Whether a job's topic belongs to nothing that stands: its creation or drop was cut off.
+    pub fn is_left_over(&self, topic: &log::Topic) -> bool {
+        let of_job =
+            config::writer(&topic.config).is_some_and(|w| w.starts_with(VIEW_WRITER) || w.starts_with(SINK_WRITER));
+        let is_it = |object: &Object| match &object.kind {
+            Kind::View(view) => view.topic_id == topic.id,
+            Kind::Sink(sink) => sink.topic_id == Some(topic.id),
+            Kind::Table(_) | Kind::Source(_) => false,
+        };
+        of_job && !self.catalog.objects().all().any(|object| is_it(object))
     }
 
     /// Starts to follow a source whose tables stand in the catalog.

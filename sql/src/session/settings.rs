@@ -259,7 +259,7 @@ fn parse_time(value: &str) -> Option<Duration> {
 fn show_time(time: Duration) -> String {
     let ms = time.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
-    match units.iter().find(|(unit, _)| ms % unit == 0) {
+    match units.iter().find(|(unit, _)| ms.is_multiple_of(*unit)) {
         Some((unit, name)) if ms > 0 => format!("{}{name}", ms / unit),
         _ => "0".into(),
     }

@@ -119,6 +119,16 @@ pub fn register(state: &mut SessionState) -> Result<()> {
         function("pg_encoding_to_char", DataType::Utf8, |_| text(Some("UTF8".into()))),
         function("pg_size_pretty", DataType::Utf8, |v| text(integer(v, 0).map(|bytes| format!("{bytes} bytes")))),
         function("quote_ident", DataType::Utf8, |v| text(string(v, 0).map(|name| quote_ident(&name)))),
+        function("convert_from", DataType::Utf8, |v| match v.first() {
+            Some(ScalarValue::Binary(Some(bytes))) => match std::str::from_utf8(bytes) {
+                Ok(value) => text(Some(value.to_owned())),
+                Err(_) => {
+                    let message = "invalid byte sequence for encoding \"UTF8\"";
+                    Err(Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, message).into())
+                }
+            },
+            _ => text(None),
+        }),
         function("version", DataType::Utf8, |_| {
             text(Some(concat!("PostgreSQL 15.0 (riverrun ", env!("CARGO_PKG_VERSION"), ")").into()))
         }),

@@ -56,6 +56,7 @@ impl VisitorMut for Rewriter<'_> {
     type Break = Box<Error>;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> Flow {
+        table_query(query);
         empty_query(query);
         Flow::Continue(())
     }
@@ -108,7 +109,15 @@ impl Rewriter<'_> {
                 if OF_WORLD.contains(&name.as_str()) {
                     self.facts.world();
                 }
-                None
+                match (name.as_str(), only_argument(function).and_then(literal)) {
+                    ("to_regtype", Some(name)) => {
+                        Some(type_oid(&name).map_or_else(null, |oid| number(&oid.to_string())))
+                    }
+                    ("to_regclass", Some(name)) => {
+                        Some(self.facts.world().oid_of(&name).map_or_else(null, |oid| number(&oid.to_string())))
+                    }
+                    _ => None,
+                }
             }
             Expr::Cast { expr, data_type, .. } => self.cast(expr, data_type)?,
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => Some(any(left, right)),
@@ -139,7 +148,7 @@ impl Rewriter<'_> {
         }
         let oid = match kind.as_str() {
             "regclass" => world.oid_of(&text),
-            "regtype" => pgtype::TYPES.iter().find(|t| t.name == text || t.sql == text).map(|t| i64::from(t.oid)),
+            "regtype" => type_oid(&text),
             _ => world.schemas().into_iter().find(|(_, name)| *name == text).map(|(oid, _)| oid),
         };
         match oid {
@@ -154,6 +163,31 @@ impl Rewriter<'_> {
             }
         }
     }
+}
+
+/// `TABLE t` is `SELECT * FROM t`.
+fn table_query(query: &mut Query) {
+    let SetExpr::Table(table) = query.body.as_ref() else { return };
+    let Some(name) = &table.table_name else { return };
+    let parts = table.schema_name.iter().chain([name]).map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
+    let text = format!("SELECT * FROM {}", parts.collect::<Vec<_>>().join("."));
+    if let Ok(parsed) = crate::parse::parse_query(&text) {
+        query.body = parsed.ast.body;
+    }
+}
+
+fn only_argument(function: &ast::Function) -> Option<&Expr> {
+    match &function.args {
+        FunctionArguments::List(list) => match list.args.as_slice() {
+            [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr))] => Some(expr),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn type_oid(name: &str) -> Option<i64> {
+    pgtype::TYPES.iter().find(|t| t.name == name || t.sql == name).map(|t| i64::from(t.oid))
 }
 
 /// The name of a catalog's table, with its schema.
@@ -225,8 +259,18 @@ fn number(digits: &str) -> Expr {
     Expr::Value(Value::Number(digits.to_owned(), false).into())
 }
 
+/// NULL as text: a column of no type at all cannot be cast on.
 fn null() -> Expr {
-    Expr::Value(Value::Null.into())
+    null_of(ast::DataType::Text)
+}
+
+fn null_of(data_type: ast::DataType) -> Expr {
+    let expr = Box::new(Expr::Value(Value::Null.into()));
+    Expr::Cast { kind: ast::CastKind::DoubleColon, expr, data_type, array: false, format: None }
+}
+
+fn null_list() -> Expr {
+    null_of(ast::DataType::Array(ast::ArrayElemTypeDef::SquareBracket(Box::new(ast::DataType::Text), None)))
 }
 
 fn call(name: &str, argument: Expr) -> Expr {
@@ -363,7 +407,7 @@ fn empty_subquery(expr: &Expr) -> Option<Expr> {
     match expr {
         Expr::Subquery(query) if none(query) => Some(null()),
         Expr::Function(function) if last(&function.name).as_deref() == Some("array") => match &function.args {
-            FunctionArguments::Subquery(_) => Some(null()),
+            FunctionArguments::Subquery(_) => Some(null_list()),
             _ => None,
         },
         _ => None,
@@ -376,7 +420,7 @@ fn single_row(query: &mut Query) {
     if query.limit_clause.is_some() || has_aggregate(select) || select.from.is_empty() {
         return;
     }
-    if let [SelectItem::UnnamedExpr(expr)] = select.projection.as_mut_slice() {
+    if let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] = select.projection.as_mut_slice() {
         *expr = call("max", expr.clone());
     }
 }
