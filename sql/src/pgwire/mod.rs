@@ -3,6 +3,7 @@
 //! Messages to clients come from the crate `pgwire`; what clients send is decoded here ([`frame`]), since that crate
 //! panics on truncated messages, and driven here ([`connection`]), since it gathers whole results in memory.
 
+mod client;
 mod connection;
 mod datetime;
 mod encode;

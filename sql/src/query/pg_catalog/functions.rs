@@ -106,6 +106,46 @@ fn string(values: &[ScalarValue], index: usize) -> Option<String> {
     values.get(index)?.try_as_str().flatten().map(str::to_owned)
 }
 
+/// Everything is visible, and everybody may do everything.
+const TRUE: &[&str] = &[
+    "pg_table_is_visible",
+    "pg_type_is_visible",
+    "pg_function_is_visible",
+    "pg_opclass_is_visible",
+    "pg_operator_is_visible",
+    "pg_collation_is_visible",
+    "has_table_privilege",
+    "has_schema_privilege",
+    "has_database_privilege",
+    "has_column_privilege",
+    "has_any_column_privilege",
+    "has_sequence_privilege",
+    "has_function_privilege",
+];
+
+/// What is asked of objects that do not exist here.
+const NULL: &[&str] = &[
+    "pg_get_expr",
+    "obj_description",
+    "col_description",
+    "shobj_description",
+    "pg_get_partkeydef",
+    "pg_get_triggerdef",
+    "pg_get_ruledef",
+    "pg_get_functiondef",
+    "pg_get_function_result",
+    "pg_get_function_arguments",
+    "pg_get_function_identity_arguments",
+    "pg_get_statisticsobjdef_columns",
+    "pg_get_serial_sequence",
+    "inet_server_addr",
+    "inet_client_addr",
+];
+
+/// Sizes are not told.
+const ZERO: &[&str] =
+    &["pg_table_size", "pg_relation_size", "pg_total_relation_size", "pg_indexes_size", "pg_database_size"];
+
 /// Adds the functions that need to know nothing of the database.
 pub fn register(state: &mut SessionState) -> Result<()> {
     let mut all = vec![
@@ -136,43 +176,8 @@ pub fn register(state: &mut SessionState) -> Result<()> {
         function("pg_relation_is_publishable", DataType::Boolean, |_| Ok(ScalarValue::from(false))),
         function("pg_backend_pid", DataType::Int32, |_| Ok(ScalarValue::Int32(Some(1)))),
     ];
-    const TRUE: &[&str] = &[
-        "pg_table_is_visible",
-        "pg_type_is_visible",
-        "pg_function_is_visible",
-        "pg_opclass_is_visible",
-        "pg_operator_is_visible",
-        "pg_collation_is_visible",
-        "has_table_privilege",
-        "has_schema_privilege",
-        "has_database_privilege",
-        "has_column_privilege",
-        "has_any_column_privilege",
-        "has_sequence_privilege",
-        "has_function_privilege",
-    ];
     all.extend(TRUE.iter().map(|name| function(name, DataType::Boolean, |_| Ok(ScalarValue::from(true)))));
-    // What is asked of objects that do not exist here.
-    const NULL: &[&str] = &[
-        "pg_get_expr",
-        "obj_description",
-        "col_description",
-        "shobj_description",
-        "pg_get_partkeydef",
-        "pg_get_triggerdef",
-        "pg_get_ruledef",
-        "pg_get_functiondef",
-        "pg_get_function_result",
-        "pg_get_function_arguments",
-        "pg_get_function_identity_arguments",
-        "pg_get_statisticsobjdef_columns",
-        "pg_get_serial_sequence",
-        "inet_server_addr",
-        "inet_client_addr",
-    ];
     all.extend(NULL.iter().map(|name| function(name, DataType::Utf8, |_| text(None))));
-    const ZERO: &[&str] =
-        &["pg_table_size", "pg_relation_size", "pg_total_relation_size", "pg_indexes_size", "pg_database_size"];
     all.extend(ZERO.iter().map(|name| function(name, DataType::Int64, |_| Ok(ScalarValue::Int64(Some(0))))));
     for function in all {
         state.register_udf(function)?;
