@@ -51,8 +51,8 @@ const OPTIONS: &[OptionSpec] = &[
     },
 ];
 
-/// An idle source says that it lives so often.
-const IDLE: Duration = Duration::from_secs(1);
+/// An idle source says that it lives so often; a stop waits no longer for it.
+const IDLE: Duration = Duration::from_millis(200);
 /// Time between two steps while the rate is the bound: batches stay small and flow steadily.
 const STEP: Duration = Duration::from_millis(20);
 /// Changed rows that may be made up for at once after a pause, as a share of a second's.
