@@ -5,6 +5,8 @@ mod functions;
 mod rewrite;
 mod shapes;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use functions::{register, register_world};
 pub use rewrite::{Facts, rewrite};

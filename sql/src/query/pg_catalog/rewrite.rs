@@ -320,11 +320,21 @@ const AGGREGATES: &[&str] =
     &["array_agg", "avg", "bool_and", "bool_or", "count", "json_agg", "jsonb_agg", "max", "min", "string_agg", "sum"];
 
 fn has_aggregate(select: &Select) -> bool {
-    struct Find(bool);
+    /// Whether one was found, and how deep in subqueries the visitor is: theirs are their own.
+    struct Find(bool, usize);
     impl ast::Visitor for Find {
         type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if let Expr::Function(function) = expr
+            if self.1 == 0
+                && let Expr::Function(function) = expr
                 && last(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
             {
                 self.0 = true;
@@ -333,7 +343,7 @@ fn has_aggregate(select: &Select) -> bool {
             ControlFlow::Continue(())
         }
     }
-    let mut find = Find(false);
+    let mut find = Find(false, 0);
     for item in &select.projection {
         let _ = ast::Visit::visit(item, &mut find);
     }

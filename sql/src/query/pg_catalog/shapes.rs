@@ -56,6 +56,7 @@ pub const FILLED: &[(&str, &str)] = &[
         "pg_tables",
         "schemaname:name tablename:name tableowner:name tablespace:name hasindexes:bool hasrules:bool hastriggers:bool rowsecurity:bool",
     ),
+    ("pg_tablespace", "oid:oid spcname:name spcowner:oid spcacl:text[] spcoptions:text[]"),
     (
         "pg_type",
         "oid:oid typname:name typnamespace:oid typowner:oid typlen:int2 typbyval:bool typtype:char typcategory:char \
@@ -182,7 +183,6 @@ pub const EMPTY: &[(&str, &str)] = &[
         "oid:oid stxrelid:oid stxname:name stxnamespace:oid stxowner:oid stxstattarget:int4 stxkeys:int2[] stxkind:text[]",
     ),
     ("pg_subscription", "oid:oid subdbid:oid subname:name subowner:oid subenabled:bool"),
-    ("pg_tablespace", "oid:oid spcname:name spcowner:oid spcacl:text[] spcoptions:text[]"),
     (
         "pg_trigger",
         "oid:oid tgrelid:oid tgparentid:oid tgname:name tgfoid:oid tgtype:int2 tgenabled:char tgisinternal:bool tgconstraint:oid",

@@ -20,6 +20,7 @@ pub const OWNER_OID: i64 = 10;
 const NAMESPACE_PG_CATALOG: i64 = 11;
 const NAMESPACE_PUBLIC: i64 = 2_200;
 const NAMESPACE_INFORMATION: i64 = 13_000;
+const TABLESPACE: i64 = 1_663;
 const AM_HEAP: i64 = 2;
 const AM_BTREE: i64 = 403;
 
@@ -289,7 +290,7 @@ fn rows(world: &World, name: &str) -> Vec<Row> {
             .map(|(i, name)| {
                 row! {
                     oid: 5 + i as i64, datname: name.as_str(), datdba: OWNER_OID, encoding: 6, datlocprovider: "c",
-                    datallowconn: true, datconnlimit: -1, dattablespace: 1_663, datcollate: "C", datctype: "C.UTF-8",
+                    datallowconn: true, datconnlimit: -1, dattablespace: TABLESPACE, datcollate: "C", datctype: "C.UTF-8",
                 }
             })
             .collect(),
@@ -300,6 +301,7 @@ fn rows(world: &World, name: &str) -> Vec<Row> {
         "pg_user" => vec![row! {
             usename: world.user.as_str(), usesysid: OWNER_OID, usecreatedb: true, usesuper: true, usebypassrls: true,
         }],
+        "pg_tablespace" => vec![row! { oid: TABLESPACE, spcname: "pg_default", spcowner: OWNER_OID }],
         "pg_class" => class_rows(world),
         "pg_attribute" => attribute_rows(world),
         "pg_index" | "pg_constraint" => key_rows(world, name),
