@@ -29,7 +29,8 @@ fn commands() -> Vec<String> {
 
 /// What the reader would get by typing the command, with the built program and free ports in place of the usual ones.
 fn prepared(command: &str, ports: &[(u16, u16)]) -> String {
-    let mut text = command.replace("cargo run --release --", binary());
+    let client = format!("{} sql --pg-addr 127.0.0.1:5433", binary());
+    let mut text = command.replace("cargo run --release -- sql", &client).replace("cargo run --release --", binary());
     for (usual, free) in ports {
         text = text.replace(&usual.to_string(), &free.to_string());
     }

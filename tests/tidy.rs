@@ -81,7 +81,8 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
         &[
             &["error"],
             &["types", "stack"],
-            &["parse", "catalog", "expr"],
+            &["parse", "catalog"],
+            &["expr"],
             &["plan", "query"],
             &["session"],
             &["pgwire"],

@@ -1,4 +1,4 @@
-//! ListOffsets.
+//! ListOffsets: where a partition begins, ends, and reaches a time.
 
 use super::Broker;
 use super::fetch::{check_epoch, visible_end};

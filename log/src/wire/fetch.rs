@@ -1,4 +1,4 @@
-//! Reading: Fetch.
+//! The messages of reading: Fetch.
 
 use super::primitive::{Records, Str, Uuid};
 use super::produce::{LeaderIdAndEpoch, NodeEndpoint};

@@ -52,6 +52,17 @@ impl VisitorMut for Rewriter {
                 };
                 *expr = Expr::Nested(Box::new(Expr::BinaryOp { left, op, right }));
             }
+            // PostgreSQL's numeric holds any exponent, ours 38 digits: a number with an exponent is a double.
+            Expr::Value(value) if matches!(&value.value, Value::Number(text, _) if text.contains(['e', 'E'])) => {
+                let literal = Box::new(expr.clone());
+                *expr = Expr::Cast {
+                    kind: CastKind::Cast,
+                    expr: literal,
+                    data_type: DataType::DoublePrecision,
+                    format: None,
+                    array: false,
+                };
+            }
             Expr::Case { conditions, else_result, .. } => {
                 conditions.iter_mut().for_each(|when| narrow(&mut when.result));
                 else_result.iter_mut().for_each(|result| narrow(result));
