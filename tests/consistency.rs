@@ -215,7 +215,7 @@ fn totals_over_two_tables_changed_together_are_never_wrong() {
     }
     let mut random = Random::new(4);
     let mut reads = 0;
-    let transactions = 400;
+    let transactions = 2000;
     for round in 0..4 {
         let watcher = Watcher::start(&program);
         block_on(async {

@@ -39,13 +39,27 @@ const SLOT: &str = "
 
 /// Connects for SQL; the connection is driven by its own task and closed when the client is dropped.
 pub async fn connect(settings: &Settings) -> Result<Client, Error> {
-    let (client, connection) = settings.server.connect(NoTls).await?;
+    let (client, connection) = settings.server.connect(NoTls).await.map_err(|error| match error.as_db_error() {
+        Some(_) => Error::from(error),
+        None => Error::Io(std::io::Error::other(format!("{}: {error}", addresses(settings)))),
+    })?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection to PostgreSQL ended");
         }
     });
     Ok(client)
+}
+
+/// Where the url leads, for people.
+fn addresses(settings: &Settings) -> String {
+    let hosts = settings.server.get_hosts().iter().map(|host| match host {
+        tokio_postgres::config::Host::Tcp(name) => name.clone(),
+        tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+    });
+    let ports = settings.server.get_ports();
+    let port = |n: usize| ports.get(n).or(ports.first()).copied().unwrap_or(5432);
+    hosts.enumerate().map(|(n, host)| format!("{host}:{}", port(n))).collect::<Vec<_>>().join(", ")
 }
 
 pub async fn version(client: &Client) -> Result<u32, Error> {

@@ -54,10 +54,10 @@ impl VisitorMut for Rewriter {
             }
             // PostgreSQL's numeric holds any exponent, ours 38 digits: a number with an exponent is a double.
             Expr::Value(value) if matches!(&value.value, Value::Number(text, _) if text.contains(['e', 'E'])) => {
-                let literal = Box::new(expr.clone());
+                let text = value.value.to_string();
                 *expr = Expr::Cast {
                     kind: CastKind::Cast,
-                    expr: literal,
+                    expr: Box::new(Expr::value(Value::SingleQuotedString(text))),
                     data_type: DataType::DoublePrecision,
                     format: None,
                     array: false,
