@@ -20,7 +20,7 @@ fn clicks() -> (Scratch, Program) {
             (1, 7, '/a', 1.50, 0.25, true, '2024-01-02 03:04:05.678', '2024-01-02 03:04:05+02', '2024-02-29',
              'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{\"k\": 1}', 3, 1.5, '23:59:59.5'),
             (2, 7, 'it''s', 2.25, NULL, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
-            (3, 8, NULL, -0.01, 1e300, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);",
+            (3, 8, NULL, -0.01, 2.5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);",
     );
     (scratch, program)
 }
