@@ -104,7 +104,7 @@ fn errors_say_what_and_where() {
         "0A000",
         "TUMBLE",
     );
-    check("CREATE TABLE w (a INT) WITH (topic = 'w', format = 'jsn')", "22023", "json");
+    check("CREATE TABLE w (a INT) WITH (topic = 'w', format = 'jsn')", "42704", "json");
     check("INSERT INTO by_user VALUES (1, 2, 3)", "42809", "by_user");
     check("INSERT INTO clicks (id, small) VALUES (9, 70000)", "22003", "70000");
     // psql points at the place.
@@ -234,6 +234,6 @@ fn the_programs_own_client_prints_tables_and_json() {
         .args(["sql", "--pg-addr", &program.postgres.to_string(), "-c", "SELECT nothing FROM clicks"])
         .output()
         .expect("ran");
-    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(failed.status.code(), Some(3), "a thing that is not there");
     assert!(String::from_utf8_lossy(&failed.stderr).contains("nothing"));
 }

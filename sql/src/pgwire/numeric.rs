@@ -63,22 +63,28 @@ pub fn read(mut bytes: &[u8]) -> Result<(i128, u8), &'static str> {
         return Err("numeric has another length than it says");
     }
     let mut value = 0i128;
-    // Power of ten of the last digit of `value`.
-    let mut exponent = (weight + 1) * 4;
+    // Zeros seen since the last other digit: they count only when another follows, or the shown scale asks for them.
+    let mut zeros = 0u32;
     for _ in 0..count {
         let group = bytes.get_i16();
         if !(0..10_000).contains(&group) {
             return Err("numeric has an invalid digit");
         }
-        value = value.checked_mul(10_000).and_then(|v| v.checked_add(i128::from(group))).ok_or(TOO_LARGE)?;
-        exponent -= 4;
+        for unit in [1000, 100, 10, 1] {
+            let digit = i128::from(group / unit % 10);
+            if digit == 0 {
+                zeros += u32::from(value != 0);
+                continue;
+            }
+            let shift = 10i128.checked_pow(zeros + 1).ok_or(TOO_LARGE)?;
+            value = value.checked_mul(shift).and_then(|v| v.checked_add(digit)).ok_or(TOO_LARGE)?;
+            zeros = 0;
+        }
     }
+    // Power of ten of the last digit of `value`.
+    let mut exponent = (weight + 1 - count as i32) * 4 + zeros as i32;
     if value == 0 {
         return u8::try_from(scale).ok().filter(|s| *s <= 38).map(|s| (0, s)).ok_or(TOO_LARGE);
-    }
-    while exponent < -scale && value % 10 == 0 {
-        value /= 10;
-        exponent += 1;
     }
     while exponent > -scale {
         value = value.checked_mul(10).ok_or(TOO_LARGE)?;
