@@ -14,6 +14,8 @@ use crate::support::{Scratch, block_on, free_port, wait_for};
 
 const TRANSFERS: u64 = 200_000;
 const KILLS: u64 = 4;
+/// Transactions that may share an epoch.
+const GROUP: u64 = 10;
 
 /// The nested form over `{from}`, rows (account, amount).
 const NESTED: &str = "CREATE MATERIALIZED VIEW nested AS SELECT sum(balance) AS total FROM
@@ -218,15 +220,20 @@ fn totals_over_two_tables_changed_together_are_never_wrong() {
     let transactions = 2000;
     for round in 0..4 {
         let watcher = Watcher::start(&program);
-        block_on(async {
-            let client = server.connect().await;
-            for n in 0..transactions / 4 {
-                client
-                    .batch_execute(&transfer(round * transactions / 4 + n, TRANSFERS / transactions))
-                    .await
-                    .expect("a transfer");
-            }
-        });
+        for group in 0..transactions / 4 / GROUP {
+            block_on(async {
+                let client = server.connect().await;
+                for n in 0..GROUP {
+                    let n = round * transactions / 4 + group * GROUP + n;
+                    client.batch_execute(&transfer(n, TRANSFERS / transactions)).await.expect("a transfer");
+                }
+            });
+            // What comes behind it is of a later epoch.
+            wait_for("the group to arrive", 60, || {
+                let rows = program.rows("SELECT sum(amount) FROM credits");
+                (rows[0][0] == server.rows("SELECT sum(amount) FROM credit")[0][0]).then_some(())
+            });
+        }
         if round < 3 {
             std::thread::sleep(Duration::from_millis(random.below(200)));
             program.kill();

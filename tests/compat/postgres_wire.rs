@@ -106,7 +106,7 @@ fn errors_say_what_and_where() {
     );
     check("CREATE TABLE w (a INT) WITH (topic = 'w', format = 'jsn')", "42704", "json");
     check("INSERT INTO by_user VALUES (1, 2, 3)", "42809", "by_user");
-    check("INSERT INTO clicks (id, small) VALUES (9, 70000)", "22003", "70000");
+    check("INSERT INTO clicks (id, small) VALUES (9, 70000)", "22P02", "70000");
     // psql points at the place.
     let out = Command::new("psql")
         .args(["-X", "-h", "127.0.0.1", "-p", &program.postgres.port().to_string(), "-U", "x", "-d", "riverrun"])
