@@ -173,7 +173,7 @@ from confluent_kafka import Producer
 broker, count = sys.argv[1], int(sys.argv[2])
 r = random.Random(count)
 failed = []
-p = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 5, "batch.num.messages": 500, "queue.buffering.max.messages": 20000})
+p = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 5, "reconnect.backoff.max.ms": 200, "batch.num.messages": 500, "queue.buffering.max.messages": 20000})
 def done(err, msg):
     if err: failed.append(str(err))
 for i in range(count):
