@@ -18,11 +18,11 @@ const KILLS: u64 = 4;
 const GROUP: u64 = 10;
 
 /// The nested form over `{from}`, rows (account, amount).
-const NESTED: &str = "CREATE MATERIALIZED VIEW nested AS SELECT sum(balance) AS total FROM
+pub const NESTED: &str = "CREATE MATERIALIZED VIEW nested AS SELECT sum(balance) AS total FROM
     (SELECT account, sum(amount) AS balance FROM ({from}) m GROUP BY account) b";
 
 /// Four views, each over the one before.
-fn chained(credits: &str, debits: &str) -> Vec<String> {
+pub fn chained(credits: &str, debits: &str) -> Vec<String> {
     vec![
         format!("CREATE MATERIALIZED VIEW credits AS {credits}"),
         format!("CREATE MATERIALIZED VIEW debits AS {debits}"),
