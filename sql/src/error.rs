@@ -14,8 +14,15 @@ pub mod sqlstate {
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const DATA_EXCEPTION: &str = "22000";
     pub const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
+    pub const INVALID_DATETIME_FORMAT: &str = "22007";
+    pub const DATETIME_FIELD_OVERFLOW: &str = "22008";
     pub const DIVISION_BY_ZERO: &str = "22012";
+    pub const INTERVAL_FIELD_OVERFLOW: &str = "22015";
+    pub const INVALID_REGULAR_EXPRESSION: &str = "2201B";
+    pub const INVALID_ARGUMENT_FOR_LOGARITHM: &str = "2201E";
+    pub const INVALID_ARGUMENT_FOR_POWER_FUNCTION: &str = "2201F";
     pub const INVALID_PARAMETER_VALUE: &str = "22023";
+    pub const INVALID_ESCAPE_SEQUENCE: &str = "22025";
     pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
     pub const INVALID_BINARY_REPRESENTATION: &str = "22P03";
     pub const NOT_NULL_VIOLATION: &str = "23502";
@@ -43,6 +50,7 @@ pub mod sqlstate {
     pub const INDETERMINATE_DATATYPE: &str = "42P18";
     pub const OUT_OF_MEMORY: &str = "53200";
     pub const STATEMENT_TOO_COMPLEX: &str = "54001";
+    pub const TOO_MANY_COLUMNS: &str = "54011";
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
     pub const CANT_CHANGE_RUNTIME_PARAM: &str = "55P02";
     pub const QUERY_CANCELED: &str = "57014";
@@ -182,6 +190,7 @@ impl From<DataFusionError> for Error {
             DataFusionError::Plan(text) | DataFusionError::Execution(text) => from_text(text),
             DataFusionError::Configuration(text) => Self::new(sqlstate::INVALID_PARAMETER_VALUE, text),
             DataFusionError::Internal(text) => Self::bug(text),
+            other if is_regex(&other.to_string()) => invalid_regex(&other.to_string()),
             other => Self::bug(other.to_string()).caused_by(other),
         }
     }
@@ -202,15 +211,18 @@ impl From<ArrowError> for Error {
             ArrowError::ArithmeticOverflow(text) => {
                 Self::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(text)
             }
-            ArrowError::CastError(text) => Self::new(sqlstate::INVALID_TEXT_REPRESENTATION, lower_first(&text)),
+            ArrowError::CastError(text) => from_cast(&text),
             ArrowError::ParseError(text) => Self::new(sqlstate::INVALID_TEXT_REPRESENTATION, lower_first(&text)),
-            ArrowError::InvalidArgumentError(text) if text.contains("is too large to store") => {
+            ArrowError::InvalidArgumentError(text)
+                if text.contains("is too large to store") || text.contains("is too small to store") =>
+            {
                 Self::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, "numeric field overflow").detail(text)
             }
             ArrowError::ComputeError(text) | ArrowError::InvalidArgumentError(text) => {
                 Self::new(sqlstate::DATA_EXCEPTION, lower_first(&text))
             }
             ArrowError::NotYetImplemented(text) => Self::new(sqlstate::FEATURE_NOT_SUPPORTED, lower_first(&text)),
+            other if is_regex(&other.to_string()) => invalid_regex(&other.to_string()),
             other => Self::bug(other.to_string()).caused_by(other),
         }
     }
@@ -308,7 +320,20 @@ fn from_external(inner: Box<dyn std::error::Error + Send + Sync>) -> Error {
         Ok(datafusion) => return (*datafusion).into(),
         Err(other) => other,
     };
-    Error::bug(inner.to_string()).caused_by(inner)
+    let text = inner.to_string();
+    match is_regex(&text) {
+        true => invalid_regex(&text),
+        false => Error::bug(text).caused_by(inner),
+    }
+}
+
+fn is_regex(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("regex parse error")
+}
+
+fn invalid_regex(text: &str) -> Error {
+    let reason = text.rsplit_once("error: ").map_or(text, |(_, reason)| reason);
+    Error::new(sqlstate::INVALID_REGULAR_EXPRESSION, format!("invalid regular expression: {}", reason.trim()))
 }
 
 fn from_schema_error(error: SchemaError) -> Error {
@@ -356,6 +381,23 @@ fn with_diagnostic(mut error: Error, diagnostic: &Diagnostic) -> Error {
     error
 }
 
+/// What Arrow says of a number that the other type does not hold, in PostgreSQL's words.
+fn from_cast(text: &str) -> Error {
+    let out_of_range = |what: &str| Error::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, what).detail(text);
+    if let Some((_, to)) = text.strip_prefix("Can't cast value").and_then(|rest| rest.rsplit_once(" to type ")) {
+        return match to {
+            "Int16" => out_of_range("smallint out of range"),
+            "Int32" => out_of_range("integer out of range"),
+            "Int64" => out_of_range("bigint out of range"),
+            _ => out_of_range("value out of range"),
+        };
+    }
+    if text.contains("Overflowing on") {
+        return out_of_range("numeric field overflow");
+    }
+    Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, lower_first(text))
+}
+
 /// DataFusion's plan and execution errors carry only a text; the code is read off it.
 fn from_text(text: String) -> Error {
     let first = text.lines().next().unwrap_or_default();
@@ -378,6 +420,10 @@ fn from_text(text: String) -> Error {
         return Error::new(sqlstate::DIVISION_BY_ZERO, "division by zero");
     } else if has("Overflow") || has("overflow") || has("out of range") {
         sqlstate::NUMERIC_VALUE_OUT_OF_RANGE
+    } else if is_regex(&text) {
+        return invalid_regex(&text);
+    } else if has("square root of a negative") || has("zero raised to a negative power") {
+        sqlstate::INVALID_ARGUMENT_FOR_POWER_FUNCTION
     } else if has("non-boolean predicate") {
         sqlstate::DATATYPE_MISMATCH
     } else if has("GROUP BY") || first.to_lowercase().contains("aggregate function") {

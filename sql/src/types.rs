@@ -13,6 +13,8 @@ pub const PG_TYPE: &str = "pg_type";
 
 /// Digits that a numeric has at most.
 pub const DIGITS_MAX: u8 = 38;
+/// Columns that a list or a row may have, as in PostgreSQL.
+pub const COLUMNS_MAX: usize = 1664;
 /// Digits behind the point of a numeric without a scale.
 pub const SCALE_DEFAULT: i8 = 10;
 

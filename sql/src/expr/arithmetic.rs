@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::kernels::{arity, numeric};
 use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, i256};
 use arrow::error::ArrowError;
-use datafusion::common::exec_err;
+use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
@@ -58,16 +58,22 @@ impl Op {
     }
 }
 
-/// The function behind an operator; both arguments have one of the types integer, float or decimal, the same kind.
+/// The function behind an operator, of two numbers that are brought to the same kind: integer, float or decimal.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Arithmetic {
     op: Op,
+    as_function: Option<&'static str>,
     signature: Signature,
 }
 
 impl Arithmetic {
     pub fn new(op: Op) -> Self {
-        Self { op, signature: Signature::user_defined(Volatility::Immutable) }
+        Self { op, as_function: None, signature: Signature::user_defined(Volatility::Immutable) }
+    }
+
+    /// The operator `%` under the name of a function.
+    pub fn modulo() -> Self {
+        Self { as_function: Some("mod"), ..Self::new(Op::Modulo) }
     }
 
     fn written(&self, args: &[Expr], write: impl Fn(&Expr) -> String) -> String {
@@ -82,7 +88,7 @@ impl Arithmetic {
 
 impl ScalarUDFImpl for Arithmetic {
     fn name(&self) -> &str {
-        self.op.symbol()
+        self.as_function.unwrap_or(self.op.symbol())
     }
 
     fn display_name(&self, args: &[Expr]) -> DfResult<String> {
@@ -98,7 +104,11 @@ impl ScalarUDFImpl for Arithmetic {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
-        Ok(types.to_vec())
+        let [left, right] = types else { return plan_err!("{} takes two numbers", self.name()) };
+        match common(left, right) {
+            Some((left, right)) => Ok(vec![left, right]),
+            None => plan_err!("{} of {left} and {right}", self.name()),
+        }
     }
 
     fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
@@ -128,6 +138,45 @@ impl ScalarUDFImpl for Arithmetic {
 pub fn call(op: Op, left: Expr, right: Expr) -> Expr {
     let function = Arc::new(ScalarUDF::from(Arithmetic::new(op)));
     Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![left, right]))
+}
+
+/// The types in which two numbers are computed with; `None` when one is no number.
+pub fn common(left: &DataType, right: &DataType) -> Option<(DataType, DataType)> {
+    use DataType::{Decimal128, Float32, Float64, Int16, Int32, Int64, Null};
+    let plain = |t: &DataType| {
+        Some(match t {
+            DataType::Int8 | DataType::UInt8 | Int16 => Int16,
+            DataType::UInt16 | Int32 => Int32,
+            DataType::UInt32 | DataType::UInt64 | Int64 => Int64,
+            DataType::Float16 | Float32 => Float32,
+            Float64 => Float64,
+            Decimal128(digits, scale) if *scale >= 0 => Decimal128(*digits, *scale),
+            DataType::Decimal32(digits, scale) | DataType::Decimal64(digits, scale) if *scale >= 0 => {
+                Decimal128(*digits, *scale)
+            }
+            DataType::Decimal256(_, scale) if *scale >= 0 => Decimal128(DIGITS_MAX, *scale),
+            Null => Null,
+            _ => return None,
+        })
+    };
+    let (left, right) = (plain(left)?, plain(right)?);
+    let decimal = |t: &DataType| match t {
+        Int16 => Decimal128(5, 0),
+        Int32 => Decimal128(10, 0),
+        Int64 => Decimal128(19, 0),
+        other => other.clone(),
+    };
+    Some(match (&left, &right) {
+        (Null, Null) => return None,
+        (Null, t) | (t, Null) => (t.clone(), t.clone()),
+        (Decimal128(..), Decimal128(..)) => (left, right),
+        (Decimal128(..), t) | (t, Decimal128(..)) if t.is_integer() => (decimal(&left), decimal(&right)),
+        (Float32, Float32) => (Float32, Float32),
+        (Float32 | Float64, _) | (_, Float32 | Float64) => (Float64, Float64),
+        (Int64, _) | (_, Int64) => (Int64, Int64),
+        (Int32, _) | (_, Int32) => (Int32, Int32),
+        _ => (Int16, Int16),
+    })
 }
 
 fn compute(op: Op, left: &ArrayRef, right: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {

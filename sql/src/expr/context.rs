@@ -1,5 +1,6 @@
 //! [`Context`]: what DataFusion's planner asks for: tables by name, functions, types, options.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
@@ -14,6 +15,7 @@ use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPl
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 use datafusion::sql::sqlparser::ast;
 
+use super::casts::LENGTH;
 use crate::error::{Error, Result, sqlstate};
 use crate::types::ColumnType;
 
@@ -116,11 +118,29 @@ impl TypePlanner for Types {
                 Ok(Some(Arc::new(Field::new("", DataType::List(Arc::new(item)), true))))
             }
             ast::DataType::Interval { .. } => Ok(None),
-            other => match catalog_type(other) {
-                Some(data_type) => Ok(Some(Arc::new(Field::new("", data_type, true)))),
-                None => Ok(Some(Arc::new(ColumnType::from_sql(other)?.field("", true)))),
+            other => match (catalog_type(other), characters(other)) {
+                (Some(data_type), _) => Ok(Some(Arc::new(Field::new("", data_type, true)))),
+                (None, Some(length)) => {
+                    let length = HashMap::from([(LENGTH.to_string(), length.to_string())]);
+                    Ok(Some(Arc::new(Field::new("", DataType::Utf8, true).with_metadata(length))))
+                }
+                (None, None) => Ok(Some(Arc::new(ColumnType::from_sql(other)?.field("", true)))),
             },
         }
+    }
+}
+
+/// The most characters of a value of this type; `char` alone is one.
+fn characters(sql_type: &ast::DataType) -> Option<u64> {
+    use ast::DataType::{Char, CharVarying, Character, CharacterVarying, Varchar};
+    match sql_type {
+        Char(None) | Character(None) => Some(1),
+        Char(Some(ast::CharacterLength::IntegerLength { length, .. }))
+        | Character(Some(ast::CharacterLength::IntegerLength { length, .. }))
+        | Varchar(Some(ast::CharacterLength::IntegerLength { length, .. }))
+        | CharacterVarying(Some(ast::CharacterLength::IntegerLength { length, .. }))
+        | CharVarying(Some(ast::CharacterLength::IntegerLength { length, .. })) => Some(*length),
+        _ => None,
     }
 }
 

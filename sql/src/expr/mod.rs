@@ -4,14 +4,23 @@
 mod aggregate;
 mod arithmetic;
 mod casts;
+mod chars;
+mod common;
 mod computed;
 mod context;
+mod logarithm;
 mod operators;
+mod part;
+mod patterns;
+pub mod read;
 mod rewrite;
+mod rounding;
+mod span;
 mod state;
+pub mod write;
 
-pub use casts::PlainTypes;
+pub use casts::{Convert, PlainTypes, assign};
 pub use computed::{Computed, Conjunction};
 pub use context::{Context, Names};
 pub use rewrite::{display_name, rewrite};
-pub use state::{install, parser_options, settings};
+pub use state::{analyzer_rules, install, parser_options, settings};

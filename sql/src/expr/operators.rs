@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::expr::{Cast, Placeholder};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::arithmetic::{Op, call};
+use super::arithmetic::{Op, call, common};
+use super::span::span;
 use crate::error::{Error, Location, sqlstate};
-use crate::types::DIGITS_MAX;
+use crate::types::{DIGITS_MAX, PG_TYPE};
 
 #[derive(Debug)]
 pub struct Operators;
@@ -30,6 +31,16 @@ impl ExprPlanner for Operators {
         let (left, left_type) = adopt(left, left_type, &right, &right_type);
         let (right, right_type) = adopt(right, right_type, &left, &left_type);
         check_text(&op, &left, &left_type, &right, &right_type)?;
+        if comparison {
+            let left = canonical(left, &right, schema)?;
+            let right = canonical(right, &left, schema)?;
+            let (left, right) = match (&left_type, &right_type) {
+                (Some(DataType::Interval(_) | DataType::Duration(_)), Some(_))
+                | (Some(_), Some(DataType::Interval(_) | DataType::Duration(_))) => (span(left), span(right)),
+                _ => (left, right),
+            };
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        }
         let Some(arithmetic) = arithmetic else {
             return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
         };
@@ -89,10 +100,38 @@ fn adopt(expr: Expr, own: Option<DataType>, other: &Expr, other_type: &Option<Da
             let field = Some(Arc::new(Field::new("", target.clone(), true)));
             (Expr::Placeholder(Placeholder { id, field }), Some(target.clone()))
         }
-        Expr::Literal(ScalarValue::Utf8(_), _) if is_plain(target) && !is_quoted(other) => {
+        Expr::Literal(ScalarValue::Utf8(Some(ref text)), _) if is_plain(target) && !is_quoted(other) => {
+            let to = quoted_type(text, target);
+            (cast(expr, &to), Some(to))
+        }
+        Expr::Literal(ScalarValue::Utf8(None), _) if is_plain(target) && !is_quoted(other) => {
             (cast(expr, target), Some(target.clone()))
         }
         _ => (expr, own),
+    }
+}
+
+/// The type of a quoted literal beside a value of the type `target`: a decimal keeps all digits that are written.
+pub fn quoted_type(text: &str, target: &DataType) -> DataType {
+    match (target, super::read::number(text.trim())) {
+        (DataType::Decimal128(..), Some(Some((value, scale)))) => {
+            let scale = scale.clamp(0, i32::from(DIGITS_MAX)) as u8;
+            let digits = value.unsigned_abs().checked_ilog10().map_or(1, |n| n as u8 + 1);
+            DataType::Decimal128(digits.max(scale).clamp(1, DIGITS_MAX), scale as i8)
+        }
+        _ => target.clone(),
+    }
+}
+
+/// A quoted literal beside a uuid in the one form that uuids have.
+fn canonical(expr: Expr, other: &Expr, schema: &DFSchema) -> DfResult<Expr> {
+    let Expr::Literal(ScalarValue::Utf8(Some(text)), metadata) = &expr else { return Ok(expr) };
+    let is_uuid = |field: Arc<Field>| field.metadata().get(PG_TYPE).is_some_and(|name| name == "uuid");
+    match other.to_field(schema) {
+        Ok((_, field)) if is_uuid(Arc::clone(&field)) => {
+            Ok(Expr::Literal(ScalarValue::Utf8(Some(super::read::uuid(text)?)), metadata.clone()))
+        }
+        _ => Ok(expr),
     }
 }
 
@@ -134,10 +173,21 @@ fn cast(expr: Expr, to: &DataType) -> Expr {
     Expr::Cast(Cast::new(Box::new(expr), to.clone()))
 }
 
-/// `date ± integer` is a date, `date - date` the days between.
+/// `date ± integer` is a date, `date - date` the days between, `date ± interval` a timestamp.
 fn dates(op: Op, left: &Expr, left_type: &DataType, right: &Expr, right_type: &DataType) -> Option<Expr> {
     let days = |e: &Expr| cast(e.clone(), &DataType::Int32);
+    let midnight = |e: &Expr| Box::new(cast(e.clone(), &DataType::Timestamp(TimeUnit::Microsecond, None)));
+    let binary = |left, op, right| Expr::BinaryExpr(BinaryExpr { left, op, right });
     match (left_type, op, right_type) {
+        (DataType::Date32, Op::Add, DataType::Interval(_)) => {
+            Some(binary(midnight(left), Operator::Plus, Box::new(right.clone())))
+        }
+        (DataType::Date32, Op::Subtract, DataType::Interval(_)) => {
+            Some(binary(midnight(left), Operator::Minus, Box::new(right.clone())))
+        }
+        (DataType::Interval(_), Op::Add, DataType::Date32) => {
+            Some(binary(midnight(right), Operator::Plus, Box::new(left.clone())))
+        }
         (DataType::Date32, Op::Subtract, DataType::Date32) => Some(call(op, days(left), days(right))),
         (DataType::Date32, Op::Add | Op::Subtract, t) if t.is_integer() => {
             Some(cast(call(op, days(left), days(right)), &DataType::Date32))
@@ -156,43 +206,4 @@ fn numbers(op: Op, left: &Expr, left_type: &DataType, right: &Expr, right_type: 
         false => cast(expr.clone(), to),
     };
     Some(call(op, side(left, left_type, &to_left), side(right, right_type, &to_right)))
-}
-
-/// The types in which two numbers are computed with; `None` when one is no number.
-fn common(left: &DataType, right: &DataType) -> Option<(DataType, DataType)> {
-    use DataType::{Decimal128, Float32, Float64, Int16, Int32, Int64, Null};
-    let plain = |t: &DataType| {
-        Some(match t {
-            DataType::Int8 | DataType::UInt8 | Int16 => Int16,
-            DataType::UInt16 | Int32 => Int32,
-            DataType::UInt32 | DataType::UInt64 | Int64 => Int64,
-            DataType::Float16 | Float32 => Float32,
-            Float64 => Float64,
-            Decimal128(digits, scale) if *scale >= 0 => Decimal128(*digits, *scale),
-            DataType::Decimal32(digits, scale) | DataType::Decimal64(digits, scale) if *scale >= 0 => {
-                Decimal128(*digits, *scale)
-            }
-            DataType::Decimal256(_, scale) if *scale >= 0 => Decimal128(DIGITS_MAX, *scale),
-            Null => Null,
-            _ => return None,
-        })
-    };
-    let (left, right) = (plain(left)?, plain(right)?);
-    let decimal = |t: &DataType| match t {
-        Int16 => Decimal128(5, 0),
-        Int32 => Decimal128(10, 0),
-        Int64 => Decimal128(19, 0),
-        other => other.clone(),
-    };
-    Some(match (&left, &right) {
-        (Null, Null) => return None,
-        (Null, t) | (t, Null) => (t.clone(), t.clone()),
-        (Decimal128(..), Decimal128(..)) => (left, right),
-        (Decimal128(..), t) | (t, Decimal128(..)) if t.is_integer() => (decimal(&left), decimal(&right)),
-        (Float32, Float32) => (Float32, Float32),
-        (Float32 | Float64, _) | (_, Float32 | Float64) => (Float64, Float64),
-        (Int64, _) | (_, Int64) => (Int64, Int64),
-        (Int32, _) | (_, Int32) => (Int32, Int32),
-        _ => (Int16, Int16),
-    })
 }

@@ -1,13 +1,19 @@
 //! [`rewrite`]: what a query says in PostgreSQL's words, said so that DataFusion means the same: the names of unnamed
-//! columns, the type of whole numbers, comparisons with quoted literals.
+//! columns, the type of numbers, comparisons with quoted literals, patterns, intervals. What DataFusion would answer
+//! otherwise, and cannot be said in another way, is refused by name.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Select,
-    SelectItem, SetExpr, UnaryOperator, Value, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, SetExpr,
+    SetOperator, SetQuantifier, Spanned, TrimWhereField, UnaryOperator, Value, VisitMut, VisitorMut,
 };
+
+use super::patterns;
+use crate::error::{Error, Result, location_of, sqlstate};
+use crate::types::{COLUMNS_MAX, DIGITS_MAX};
 
 /// What stands between a column's name and its number where several have that name. No name typed by people holds it.
 const NUMBERED: char = '\u{1}';
@@ -17,29 +23,68 @@ pub fn display_name(name: &str) -> &str {
     name.split(NUMBERED).next().unwrap_or(name)
 }
 
-pub fn rewrite(query: &mut Query) {
-    let _ = query.visit(&mut Rewriter);
+pub fn rewrite(query: &mut Query) -> Result<()> {
+    match query.visit(&mut Rewriter) {
+        ControlFlow::Break(error) => Err(*error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 struct Rewriter;
 
+type Flow = ControlFlow<Box<Error>>;
+
 impl VisitorMut for Rewriter {
-    type Break = ();
+    type Break = Box<Error>;
 
-    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        name_columns(select);
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
-        if let SetExpr::Values(values) = query.body.as_mut() {
-            values.rows.iter_mut().flat_map(|row| row.content.iter_mut()).for_each(narrow);
+    /// Before the list is planned, which takes time for each of its columns.
+    fn pre_visit_select(&mut self, select: &mut Select) -> Flow {
+        if select.projection.len() > COLUMNS_MAX {
+            let message = format!("target lists can have at most {COLUMNS_MAX} entries");
+            return ControlFlow::Break(Box::new(Error::new(sqlstate::TOO_MANY_COLUMNS, message)));
         }
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn post_visit_select(&mut self, select: &mut Select) -> Flow {
+        name_columns(select);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> Flow {
+        if let SetExpr::Values(values) = query.body.as_mut() {
+            let mut rows: Vec<&mut [Expr]> = values.rows.iter_mut().map(|row| row.content.as_mut_slice()).collect();
+            rows.iter_mut().flat_map(|row| row.iter_mut()).for_each(narrow);
+            make_floats(&mut rows);
+        }
+        match refused_operation(&query.body) {
+            Some(what) => ControlFlow::Break(Box::new(Error::unsupported(what).at(location_of(query.span())))),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> Flow {
         match expr {
+            Expr::UnaryOp { op: UnaryOperator::Minus, .. } => bind_minus(expr),
+            Expr::Interval(interval) => {
+                if let Err(error) = plain_interval(interval) {
+                    return ControlFlow::Break(Box::new(error));
+                }
+            }
+            Expr::SimilarTo { .. }
+            | Expr::Like { escape_char: Some(_), .. }
+            | Expr::ILike { escape_char: Some(_), .. } => {
+                let at = location_of(expr.span());
+                match patterns::plain(expr) {
+                    Ok(plain) => *expr = plain,
+                    Err(error) => return ControlFlow::Break(Box::new(error.at(at))),
+                }
+            }
+            Expr::Value(value) if is_huge(&value.value) => {
+                let text = value.value.to_string();
+                let exact = ExactNumberInfo::PrecisionAndScale(u64::from(DIGITS_MAX), 0);
+                *expr = unnamed(cast(Expr::value(Value::SingleQuotedString(text)), DataType::Numeric(exact)));
+            }
             Expr::Between { expr: value, negated, low, high } if is_quoted(low) || is_quoted(high) => {
                 let compare = |op, bound: &Expr| {
                     Box::new(Expr::BinaryOp { left: value.clone(), op, right: Box::new(bound.clone()) })
@@ -55,13 +100,7 @@ impl VisitorMut for Rewriter {
             // PostgreSQL's numeric holds any exponent, ours 38 digits: a number with an exponent is a double.
             Expr::Value(value) if matches!(&value.value, Value::Number(text, _) if text.contains(['e', 'E'])) => {
                 let text = value.value.to_string();
-                *expr = Expr::Cast {
-                    kind: CastKind::Cast,
-                    expr: Box::new(Expr::value(Value::SingleQuotedString(text))),
-                    data_type: DataType::DoublePrecision,
-                    format: None,
-                    array: false,
-                };
+                *expr = unnamed(cast(Expr::value(Value::SingleQuotedString(text)), DataType::DoublePrecision));
             }
             Expr::Case { conditions, else_result, .. } => {
                 conditions.iter_mut().for_each(|when| narrow(&mut when.result));
@@ -85,6 +124,94 @@ impl VisitorMut for Rewriter {
     }
 }
 
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, format: None, array: false }
+}
+
+/// A column of a bare number has no name, where that of a cast has one.
+fn unnamed(expr: Expr) -> Expr {
+    Expr::UnaryOp { op: UnaryOperator::Plus, expr: Box::new(expr) }
+}
+
+/// A whole number beyond 64 bits.
+fn is_huge(value: &Value) -> bool {
+    matches!(value, Value::Number(text, _)
+        if text.bytes().all(|b| b.is_ascii_digit()) && text.len() > 18 && text.parse::<i64>().is_err())
+}
+
+/// A minus binds tighter than `^`: `-2 ^ 2` is 4.
+fn bind_minus(expr: &mut Expr) {
+    let Expr::UnaryOp { expr: inner, .. } = expr else { return };
+    let mut base = inner.as_mut();
+    if !matches!(base, Expr::BinaryOp { op: BinaryOperator::PGExp, .. }) {
+        return;
+    }
+    while let Expr::BinaryOp { left, op: BinaryOperator::PGExp, .. } = base {
+        base = left.as_mut();
+    }
+    let number = std::mem::replace(base, Expr::value(Value::Null));
+    *base = Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(number) };
+    *expr = std::mem::replace(inner.as_mut(), Expr::value(Value::Null));
+}
+
+/// An interval in the words that DataFusion reads.
+fn plain_interval(interval: &mut Interval) -> Result<()> {
+    let Expr::Value(value) = interval.value.as_mut() else { return Ok(()) };
+    let (Value::SingleQuotedString(text), None) = (&value.value, &interval.last_field) else { return Ok(()) };
+    let text = match &interval.leading_field {
+        Some(field) if text.trim().parse::<f64>().is_ok() => format!("{text} {field}"),
+        _ => text.clone(),
+    };
+    let (months, days, us) = super::read::interval(&text)?;
+    value.value = Value::SingleQuotedString(format!("{months} months {days} days {us} microseconds"));
+    interval.leading_field = None;
+    Ok(())
+}
+
+/// Set operations that DataFusion would not count right.
+fn refused_operation(body: &SetExpr) -> Option<&'static str> {
+    match body {
+        SetExpr::SetOperation { op, set_quantifier, left, right } => match (op, set_quantifier) {
+            (SetOperator::Except, SetQuantifier::All) => Some("EXCEPT ALL"),
+            (SetOperator::Intersect, SetQuantifier::All) => Some("INTERSECT ALL"),
+            _ => refused_operation(left).or_else(|| refused_operation(right)),
+        },
+        _ => None,
+    }
+}
+
+/// Columns of `VALUES` with a float in one row are floats in all.
+fn make_floats(rows: &mut [&mut [Expr]]) {
+    let width = rows.first().map_or(0, |row| row.len());
+    for column in 0..width {
+        if !rows.iter().any(|row| row.get(column).is_some_and(is_float)) {
+            continue;
+        }
+        for cell in rows.iter_mut().filter_map(|row| row.get_mut(column)).filter(|cell| !is_float(cell)) {
+            let value = std::mem::replace(cell, Expr::value(Value::Null));
+            *cell = cast(value, DataType::DoublePrecision);
+        }
+    }
+}
+
+/// Whether the text alone says that this is a float.
+fn is_float(expr: &Expr) -> bool {
+    match expr {
+        Expr::Cast { data_type, .. } => {
+            crate::types::ColumnType::from_sql(data_type).is_ok_and(|column| column.data_type.is_floating())
+        }
+        Expr::UnaryOp { expr, .. } | Expr::Nested(expr) => is_float(expr),
+        Expr::BinaryOp { left, op, right } => {
+            use BinaryOperator::{Divide, Minus, Multiply, Plus};
+            matches!(op, Plus | Minus | Multiply | Divide) && (is_float(left) || is_float(right))
+        }
+        Expr::TypedString(typed) => {
+            crate::types::ColumnType::from_sql(&typed.data_type).is_ok_and(|column| column.data_type.is_floating())
+        }
+        _ => false,
+    }
+}
+
 fn is_quoted(expr: &Expr) -> bool {
     matches!(expr, Expr::Value(v) if matches!(v.value, Value::SingleQuotedString(_)))
 }
@@ -102,13 +229,7 @@ fn narrow(expr: &mut Expr) {
     let Some((Value::Number(digits, _), negative)) = number else { return };
     let sign = if negative { "-" } else { "" };
     if format!("{sign}{digits}").parse::<i32>().is_ok() {
-        *expr = Expr::Cast {
-            kind: CastKind::DoubleColon,
-            expr: Box::new(expr.clone()),
-            data_type: DataType::Integer(None),
-            array: false,
-            format: None,
-        };
+        *expr = cast(expr.clone(), DataType::Integer(None));
     }
 }
 
@@ -117,6 +238,13 @@ fn name_columns(select: &mut Select) {
     let mut taken = HashSet::new();
     let mut count = 0;
     for item in &mut select.projection {
+        let named = match item {
+            SelectItem::UnnamedExpr(expr) => column_name(expr),
+            _ => None,
+        };
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+            unnest_series(expr);
+        }
         match item {
             SelectItem::ExprWithAlias { expr, alias } => {
                 narrow(expr);
@@ -127,7 +255,7 @@ fn name_columns(select: &mut Select) {
             }
             SelectItem::UnnamedExpr(expr) => {
                 let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
-                let name = column_name(expr).unwrap_or_else(|| "?column?".to_string());
+                let name = named.unwrap_or_else(|| "?column?".to_string());
                 narrow(expr);
                 let fresh = taken.insert(name.clone());
                 let alias = match (is_column, fresh) {
@@ -156,35 +284,71 @@ fn folded(ident: &Ident) -> String {
     }
 }
 
+/// A series in a list of columns is rows; DataFusion's is an array.
+fn unnest_series(expr: &mut Expr) {
+    let Expr::Function(function) = &*expr else { return };
+    if function.name.to_string().eq_ignore_ascii_case("generate_series") {
+        let series = std::mem::replace(expr, Expr::value(Value::Null));
+        let argument = FunctionArg::Unnamed(FunctionArgExpr::Expr(series));
+        let args = FunctionArgumentList { duplicate_treatment: None, args: vec![argument], clauses: Vec::new() };
+        *expr = Expr::Function(Function {
+            name: ObjectName::from(Ident::new("unnest")),
+            uses_odbc_syntax: false,
+            parameters: FunctionArguments::None,
+            args: FunctionArguments::List(args),
+            filter: None,
+            null_treatment: None,
+            over: None,
+            within_group: Vec::new(),
+        });
+    }
+}
+
 /// PostgreSQL's name for a column without one; `None` is `?column?`.
 fn column_name(expr: &Expr) -> Option<String> {
-    let fixed = |name: &str| Some(name.to_string());
+    name_and_strength(expr).map(|(name, _)| name)
+}
+
+/// The name, and whether it is one that a cast around it keeps: of a column or a function, not of a type.
+fn name_and_strength(expr: &Expr) -> Option<(String, bool)> {
+    let weak = |name: Option<String>| name.map(|name| (name, false));
+    let strong = |name: Option<String>| name.map(|name| (name, true));
+    let fixed = |name: &str| strong(Some(name.to_string()));
     match expr {
-        Expr::Identifier(ident) => Some(folded(ident)),
-        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
-        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => column_name(inner),
-        Expr::Function(function) => function.name.0.last()?.as_ident().map(folded),
-        Expr::Cast { expr, data_type, .. } => column_name(expr).or_else(|| type_name(data_type)),
-        Expr::TypedString(typed) => type_name(&typed.data_type),
+        Expr::Identifier(ident) => strong(Some(folded(ident))),
+        Expr::CompoundIdentifier(parts) => strong(parts.last().map(folded)),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => name_and_strength(inner),
+        Expr::CompoundFieldAccess { root, access_chain } => {
+            let subscripts = access_chain.iter().all(|access| matches!(access, AccessExpr::Subscript(_)));
+            if subscripts { name_and_strength(root) } else { None }
+        }
+        Expr::Function(function) => strong(function.name.0.last()?.as_ident().map(folded)),
+        Expr::Cast { expr, data_type, .. } => {
+            name_and_strength(expr).filter(|(_, strong)| *strong).or_else(|| weak(type_name(data_type)))
+        }
+        Expr::TypedString(typed) => weak(type_name(&typed.data_type)),
         Expr::Case { else_result, .. } => {
-            let named = else_result.as_ref().filter(|result| !is_number(result));
-            named.and_then(|result| column_name(result)).or_else(|| fixed("case"))
+            let named = else_result.as_ref().and_then(|result| name_and_strength(result));
+            named.filter(|(_, strong)| *strong).or_else(|| weak(Some("case".to_string())))
         }
         Expr::Extract { .. } => fixed("extract"),
+        Expr::Substring { shorthand: true, .. } => fixed("substr"),
         Expr::Substring { .. } => fixed("substring"),
         Expr::Position { .. } => fixed("position"),
+        Expr::Trim { trim_where: Some(TrimWhereField::Leading), .. } => fixed("ltrim"),
+        Expr::Trim { trim_where: Some(TrimWhereField::Trailing), .. } => fixed("rtrim"),
         Expr::Trim { .. } => fixed("btrim"),
         Expr::Ceil { .. } => fixed("ceil"),
         Expr::Floor { .. } => fixed("floor"),
         Expr::Overlay { .. } => fixed("overlay"),
         Expr::AtTimeZone { .. } => fixed("timezone"),
-        Expr::Interval(_) => fixed("interval"),
+        Expr::Interval(_) => weak(Some("interval".to_string())),
         Expr::Exists { .. } => fixed("exists"),
         Expr::Array(_) => fixed("array"),
         Expr::Subquery(query) => match query.body.as_ref() {
             SetExpr::Select(select) => match select.projection.first()? {
-                SelectItem::UnnamedExpr(expr) => column_name(expr),
-                SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+                SelectItem::UnnamedExpr(expr) => strong(column_name(expr)),
+                SelectItem::ExprWithAlias { alias, .. } => strong(Some(folded(alias))),
                 _ => None,
             },
             _ => None,
@@ -193,17 +357,17 @@ fn column_name(expr: &Expr) -> Option<String> {
     }
 }
 
-/// A whole number, as [`narrow`] leaves it.
-fn is_number(expr: &Expr) -> bool {
-    match expr {
-        Expr::Cast { expr, .. } | Expr::UnaryOp { expr, .. } => is_number(expr),
-        Expr::Value(value) => matches!(value.value, Value::Number(..)),
-        _ => false,
-    }
-}
-
 /// PostgreSQL's internal name of a type, which an unnamed cast is called by.
 fn type_name(data_type: &DataType) -> Option<String> {
+    if matches!(data_type, DataType::Interval { .. }) {
+        return Some("interval".to_string());
+    }
+    if matches!(data_type, DataType::Varchar(_) | DataType::CharacterVarying(_) | DataType::CharVarying(_)) {
+        return Some("varchar".to_string());
+    }
+    if matches!(data_type, DataType::Char(_) | DataType::Character(_)) {
+        return Some("bpchar".to_string());
+    }
     let name = crate::types::ColumnType::from_sql(data_type).ok()?.name().ok()?;
     Some(match name.split('(').next().unwrap_or(&name) {
         "boolean" => "bool".to_string(),
@@ -223,7 +387,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expect: &str) {
         let mut query = crate::parse::parse_query(text).expect(text).ast;
-        rewrite(&mut query);
+        rewrite(&mut query).expect(text);
         assert_eq!(query.to_string().replace(NUMBERED, "#"), expect);
     }
 

@@ -6,11 +6,18 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::sql::planner::ParserOptions;
 
 use super::aggregate::Total;
-use super::casts::{PlainTypes, RoundingCasts, ToInteger};
+use super::arithmetic::Arithmetic;
+use super::casts::{Casts, PlainTypes};
+use super::chars::ToChar;
+use super::common::CommonTypes;
+use super::logarithm::Logarithm;
 use super::operators::Operators;
+use super::part::Part;
+use super::rounding::{Mode, Rounding};
 use crate::error::Result;
 
 /// The options that planning rests on.
@@ -31,13 +38,28 @@ pub fn parser_options() -> ParserOptions {
     }
 }
 
-/// Replaces DataFusion's `sum` and `avg`, its operators on numbers, and its casts to integers.
+/// What makes a plan PostgreSQL's: DataFusion's own rules between ours.
+pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CommonTypes)];
+    rules.extend(Analyzer::new().rules);
+    rules.push(Arc::new(Casts));
+    rules.push(Arc::new(PlainTypes));
+    rules
+}
+
+/// Replaces DataFusion's `sum` and `avg`, its operators on numbers and what rounds them.
 pub fn install(state: &mut SessionState) -> Result<()> {
     state.register_udaf(Arc::new(AggregateUDF::from(Total::sum())))?;
     state.register_udaf(Arc::new(AggregateUDF::from(Total::avg())))?;
-    state.register_udf(Arc::new(ScalarUDF::from(ToInteger::default())))?;
+    for mode in [Mode::Round, Mode::Trunc, Mode::Ceil, Mode::Floor, Mode::Sign] {
+        state.register_udf(Arc::new(ScalarUDF::from(Rounding::new(mode))))?;
+    }
+    for name in ["ln", "log", "log10", "exp"] {
+        state.register_udf(Arc::new(ScalarUDF::from(Logarithm::new(name))))?;
+    }
+    state.register_udf(Arc::new(ScalarUDF::from(Arithmetic::modulo())))?;
+    state.register_udf(Arc::new(ScalarUDF::from(Part::date_part())))?;
+    state.register_udf(Arc::new(ScalarUDF::from(ToChar::default())))?;
     state.register_expr_planner(Arc::new(Operators))?;
-    state.add_analyzer_rule(Arc::new(RoundingCasts));
-    state.add_analyzer_rule(Arc::new(PlainTypes));
     Ok(())
 }

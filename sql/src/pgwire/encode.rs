@@ -1,23 +1,22 @@
 //! Rows of Arrow to DataRow messages, in text or binary, straight into the output buffer.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
+use arrow::array::types::IntervalMonthDayNano;
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    Int16Array, Int32Array, Int64Array, IntervalMonthDayNanoArray, RecordBatch, StringArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::{DataType, DurationMicrosecondType, Field, IntervalUnit, Schema, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::{BufMut, BytesMut};
 
 use super::{datetime, numeric};
 use crate::error::{Error, Result, sqlstate};
+use crate::expr::{read, write};
 use crate::query::pgtype::{self, oid};
-
-/// Columns a row may have, as in PostgreSQL.
-pub const COLUMNS_MAX: usize = 1664;
 
 /// One column of a batch, made ready: its array as one of few types, and how its values are written.
 struct Column {
@@ -41,6 +40,7 @@ enum Values {
     Date(Date32Array),
     Time(Time64MicrosecondArray),
     Timestamp(TimestampMicrosecondArray, Zone),
+    Interval(IntervalMonthDayNanoArray),
     List(ArrayRef),
     /// Types without a form of their own, as Arrow prints them.
     Other(ArrayRef),
@@ -176,10 +176,22 @@ fn values(array: &ArrayRef) -> Result<Values> {
             let array = to(&DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?;
             Values::Timestamp(array.as_primitive().clone(), kind)
         }
+        DataType::Interval(_) => {
+            Values::Interval(to(&DataType::Interval(IntervalUnit::MonthDayNano))?.as_primitive().clone())
+        }
+        DataType::Duration(_) => Values::Interval(of_duration(&to(&DataType::Duration(TimeUnit::Microsecond))?)),
         DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => Values::List(array.clone()),
         DataType::Dictionary(_, inner) => values(&to(inner)?)?,
         _ => Values::Other(array.clone()),
     })
+}
+
+/// What timestamps are apart: days and the rest.
+fn of_duration(durations: &ArrayRef) -> IntervalMonthDayNanoArray {
+    const DAY_US: i64 = 86_400_000_000;
+    let interval =
+        |us: i64| IntervalMonthDayNano { months: 0, days: (us / DAY_US) as i32, nanoseconds: us % DAY_US * 1000 };
+    durations.as_primitive::<DurationMicrosecondType>().unary(interval)
 }
 
 impl Values {
@@ -197,6 +209,7 @@ impl Values {
             Values::Date(a) => a.is_null(row),
             Values::Time(a) => a.is_null(row),
             Values::Timestamp(a, _) => a.is_null(row),
+            Values::Interval(a) => a.is_null(row),
             Values::List(a) | Values::Other(a) => a.is_null(row),
             Values::Null => true,
         }
@@ -205,17 +218,21 @@ impl Values {
     fn write_text(&self, row: usize, out: &mut BytesMut) -> Result<()> {
         match self {
             Values::Bool(a) => out.put_u8(if a.value(row) { b't' } else { b'f' }),
-            Values::Int16(a) => print(out, format_args!("{}", a.value(row))),
-            Values::Int32(a) => print(out, format_args!("{}", a.value(row))),
-            Values::Int64(a) => print(out, format_args!("{}", a.value(row))),
-            Values::Float32(a) => float_text(f64::from(a.value(row)), Float::Single(a.value(row)), out),
-            Values::Float64(a) => float_text(a.value(row), Float::Double(a.value(row)), out),
-            Values::Decimal(a, scale) => decimal_text(a.value(row), *scale, out),
+            Values::Int16(a) => write::print(out, format_args!("{}", a.value(row))),
+            Values::Int32(a) => write::print(out, format_args!("{}", a.value(row))),
+            Values::Int64(a) => write::print(out, format_args!("{}", a.value(row))),
+            Values::Float32(a) => write::float(write::Float::Single(a.value(row)), out),
+            Values::Float64(a) => write::float(write::Float::Double(a.value(row)), out),
+            Values::Decimal(a, scale) => write::decimal(a.value(row), *scale, out),
             Values::Text(a) => out.put_slice(a.value(row).as_bytes()),
-            Values::Bytes(a) => bytes_text(a.value(row), out),
-            Values::Date(a) => datetime::date_text(i64::from(a.value(row)), out),
-            Values::Time(a) => datetime::time_text(a.value(row), out),
-            Values::Timestamp(a, zone) => datetime::timestamp_text(a.value(row), matches!(zone, Zone::Utc), out),
+            Values::Bytes(a) => write::bytes(a.value(row), out),
+            Values::Date(a) => write::date(i64::from(a.value(row)), out),
+            Values::Time(a) => write::time(a.value(row), out),
+            Values::Timestamp(a, zone) => write::timestamp(a.value(row), matches!(zone, Zone::Utc), out),
+            Values::Interval(a) => {
+                let v = a.value(row);
+                write::interval(v.months, v.days, v.nanoseconds / 1000, out);
+            }
             Values::List(a) => list_text(a, row, out)?,
             Values::Other(a) => other_text(a, row, out)?,
             Values::Null => {}
@@ -239,6 +256,12 @@ impl Values {
             Values::Date(a) => out.put_i32(datetime::date_binary(a.value(row))?),
             Values::Time(a) => out.put_i64(a.value(row)),
             Values::Timestamp(a, _) => out.put_i64(datetime::timestamp_binary(a.value(row))?),
+            Values::Interval(a) => {
+                let v = a.value(row);
+                out.put_i64(v.nanoseconds / 1000);
+                out.put_i32(v.days);
+                out.put_i32(v.months);
+            }
             Values::List(a) => list_binary(a, row, type_oid, out)?,
             Values::Other(a) if type_oid == oid::TEXT => other_text(a, row, out)?,
             Values::Other(a) => {
@@ -259,7 +282,7 @@ fn is_oid(type_oid: u32) -> bool {
 fn text_binary(text: &str, type_oid: u32, out: &mut BytesMut) -> Result<()> {
     match type_oid {
         oid::UUID => {
-            let bytes = uuid_bytes(text).ok_or_else(|| {
+            let bytes = read::uuid_bytes(text).ok_or_else(|| {
                 Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, format!("invalid uuid: \"{text}\""))
             })?;
             out.put_slice(&bytes);
@@ -271,75 +294,6 @@ fn text_binary(text: &str, type_oid: u32, out: &mut BytesMut) -> Result<()> {
         _ => out.put_slice(text.as_bytes()),
     }
     Ok(())
-}
-
-/// The 16 bytes of a uuid in its text form; hyphens may stand anywhere, braces around it.
-pub fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let mut bytes = [0u8; 16];
-    let mut digits = 0;
-    let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
-    for c in inner.chars().filter(|c| *c != '-') {
-        let digit = c.to_digit(16)? as u8;
-        let byte = bytes.get_mut(digits / 2)?;
-        *byte = *byte << 4 | digit;
-        digits += 1;
-    }
-    (digits == 32).then_some(bytes)
-}
-
-fn print(out: &mut BytesMut, args: std::fmt::Arguments<'_>) {
-    out.write_fmt(args).expect("a byte buffer grows as needed");
-}
-
-fn bytes_text(bytes: &[u8], out: &mut BytesMut) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(2 + bytes.len() * 2);
-    out.put_slice(b"\\x");
-    for byte in bytes {
-        out.put_u8(HEX[usize::from(byte >> 4)]);
-        out.put_u8(HEX[usize::from(byte & 15)]);
-    }
-}
-
-fn decimal_text(value: i128, scale: u8, out: &mut BytesMut) {
-    if scale == 0 {
-        return print(out, format_args!("{value}"));
-    }
-    let power = 10u128.pow(u32::from(scale));
-    let magnitude = value.unsigned_abs();
-    let sign = if value < 0 { "-" } else { "" };
-    let width = usize::from(scale);
-    print(out, format_args!("{sign}{}.{:0width$}", magnitude / power, magnitude % power));
-}
-
-enum Float {
-    Single(f32),
-    Double(f64),
-}
-
-/// The shortest digits that read back as the same value, laid out as PostgreSQL does: an exponent from 1e+15 on
-/// (1e+06 for `real`) and below 1e-04.
-fn float_text(value: f64, exact: Float, out: &mut BytesMut) {
-    if value.is_nan() {
-        return out.put_slice(b"NaN");
-    }
-    if value.is_infinite() {
-        return out.put_slice(if value > 0.0 { b"Infinity" } else { b"-Infinity" });
-    }
-    let (scientific, digits_max) = match exact {
-        Float::Single(v) => (format!("{v:e}"), 6),
-        Float::Double(v) => (format!("{v:e}"), 15),
-    };
-    let (mantissa, exponent) = scientific.split_once('e').expect("the format always has an exponent");
-    let exponent: i32 = exponent.parse().expect("the exponent is an integer");
-    if value != 0.0 && !(-4..digits_max).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return print(out, format_args!("{mantissa}e{sign}{:02}", exponent.unsigned_abs()));
-    }
-    match exact {
-        Float::Single(v) => print(out, format_args!("{v}")),
-        Float::Double(v) => print(out, format_args!("{v}")),
-    }
 }
 
 fn list_items(list: &ArrayRef, row: usize) -> ArrayRef {
@@ -408,7 +362,7 @@ fn list_binary(list: &ArrayRef, row: usize, type_oid: u32, out: &mut BytesMut) -
 fn other_text(array: &ArrayRef, row: usize, out: &mut BytesMut) -> Result<()> {
     let options = FormatOptions::default().with_display_error(false);
     let formatter = ArrayFormatter::try_new(array.as_ref(), &options)?;
-    print(out, format_args!("{}", formatter.value(row)));
+    write::print(out, format_args!("{}", formatter.value(row)));
     Ok(())
 }
 

@@ -12,11 +12,12 @@ use pgwire::messages::response::{
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::encode::{COLUMNS_MAX, Rows};
+use super::encode::Rows;
 use super::frame;
 use crate::error::{Error, Result, sqlstate};
 use crate::query::pgtype;
 use crate::session::Transaction;
+use crate::types::COLUMNS_MAX;
 
 /// Bytes gathered before they are sent.
 pub const FLUSH_BYTES: usize = 64 * 1024;

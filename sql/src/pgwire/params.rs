@@ -1,11 +1,15 @@
 //! Parameters of a Bind message to values: text or binary by the type the statement gave them.
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::datatypes::{DataType, Field};
 use bytes::Buf;
 use datafusion::common::ScalarValue;
 
 use super::{datetime, numeric};
 use crate::error::{Error, Result, sqlstate};
+use crate::expr::{Convert, read, write};
 use crate::query::pgtype::{self, oid};
 
 /// Elements an array parameter may have.
@@ -31,18 +35,13 @@ fn from_text(type_oid: u32, data_type: &DataType, bytes: &[u8]) -> Result<Scalar
         Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, message)
     };
     Ok(match type_oid {
-        oid::INT4 => ScalarValue::Int32(Some(text.trim().parse().map_err(|_| invalid())?)),
-        oid::INT8 => ScalarValue::Int64(Some(text.trim().parse().map_err(|_| invalid())?)),
-        oid::NUMERIC => decimal_from_text(text.trim()).ok_or_else(invalid)?,
-        oid::BOOL => ScalarValue::Boolean(Some(bool_from_text(text).ok_or_else(invalid)?)),
-        oid::BYTEA => ScalarValue::Binary(Some(bytea_from_text(text).ok_or_else(invalid)?)),
+        oid::NUMERIC => decimal_from_text(text.trim())?,
         _ => match data_type {
-            DataType::Utf8 => ScalarValue::Utf8(Some(text.to_owned())),
             DataType::List(item) => array_from_text(type_oid, item.data_type(), text).ok_or_else(invalid)??,
-            other => {
-                let strict = arrow::compute::CastOptions { safe: false, ..Default::default() };
-                let value = ScalarValue::Utf8(Some(text.trim().to_owned()));
-                value.cast_to_with_options(other, &strict).map_err(|_| invalid())?
+            _ => {
+                let field = pgtype::parameter_field(type_oid).unwrap_or_else(|| Field::new("", DataType::Utf8, true));
+                let texts: ArrayRef = Arc::new(StringArray::from(vec![text]));
+                ScalarValue::try_from_array(&Convert::of(&field).array(&texts)?, 0)?
             }
         },
     })
@@ -91,70 +90,17 @@ fn array_element(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<
     }
 }
 
-fn bool_from_text(text: &str) -> Option<bool> {
-    let lower = text.trim().to_ascii_lowercase();
-    let is = |full: &str, shortest: usize| lower.len() >= shortest && full.starts_with(&lower);
-    match () {
-        () if is("true", 1) || is("yes", 1) || is("on", 2) || lower == "1" => Some(true),
-        () if is("false", 1) || is("no", 1) || is("off", 2) || lower == "0" => Some(false),
-        () => None,
-    }
-}
-
-fn bytea_from_text(text: &str) -> Option<Vec<u8>> {
-    let Some(hex) = text.strip_prefix("\\x") else {
-        // The escape format: a backslash is doubled or followed by three octal digits.
-        return bytea_from_escapes(text.as_bytes());
-    };
-    if hex.len() % 2 != 0 || !hex.is_ascii() {
-        return None;
-    }
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).ok()).collect()
-}
-
-fn bytea_from_escapes(mut text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    while let Some((first, rest)) = text.split_first() {
-        text = rest;
-        if *first != b'\\' {
-            out.push(*first);
-        } else if rest.first() == Some(&b'\\') {
-            out.push(b'\\');
-            text = &rest[1..];
-        } else {
-            let octal = std::str::from_utf8(rest.get(..3)?).ok()?;
-            out.push(u8::from_str_radix(octal, 8).ok()?);
-            text = &rest[3..];
-        }
-    }
-    Some(out)
-}
-
 /// Keeps the scale as written.
-fn decimal_from_text(text: &str) -> Option<ScalarValue> {
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
+fn decimal_from_text(text: &str) -> Result<ScalarValue> {
+    let Some(Some((value, scale))) = read::number(text) else {
+        return Ok(ScalarValue::Decimal128(Some(read::decimal(text, 38, 10)?), 38, 10));
     };
-    let (sign, digits) = match mantissa.strip_prefix('-') {
-        Some(digits) => (-1, digits),
-        None => (1, mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    let whole = |value: i128| 10i128.checked_pow(scale.unsigned_abs()).and_then(|power| value.checked_mul(power));
+    let number = match u8::try_from(scale) {
+        Ok(scale) => decimal(value, scale),
+        Err(_) => whole(value).filter(|_| scale < 0).and_then(|value| decimal(value, 0)),
     };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all = || whole.bytes().chain(fraction.bytes());
-    if all().next().is_none() || !all().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let mut value = 0i128;
-    for digit in all() {
-        value = value.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
-    }
-    let mut scale = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
-    while scale < 0 {
-        value = value.checked_mul(10)?;
-        scale += 1;
-    }
-    decimal(sign * value, u8::try_from(scale).ok()?)
+    number.ok_or_else(|| Error::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, "numeric field overflow"))
 }
 
 fn decimal(value: i128, scale: u8) -> Option<ScalarValue> {
@@ -178,7 +124,7 @@ fn from_binary(type_oid: u32, bytes: &[u8]) -> Result<ScalarValue> {
             decimal(value, scale).ok_or_else(|| invalid("numeric has more than 38 digits"))?
         }
         oid::BYTEA => ScalarValue::Binary(Some(bytes.to_vec())),
-        oid::UUID => ScalarValue::Utf8(Some(uuid_text(fixed(bytes)?))),
+        oid::UUID => ScalarValue::Utf8(Some(write::uuid(fixed(bytes)?))),
         oid::JSONB => match bytes.split_first() {
             Some((1, text)) => ScalarValue::Utf8(Some(utf8(text)?)),
             _ => return Err(invalid("unknown version of jsonb")),
@@ -241,12 +187,6 @@ fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
 
 fn utf8(bytes: &[u8]) -> Result<String> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| invalid("invalid byte sequence for encoding UTF8"))
-}
-
-fn uuid_text(bytes: [u8; 16]) -> String {
-    let n = u128::from_be_bytes(bytes);
-    let (a, b, c) = (n >> 96, (n >> 80) & 0xffff, (n >> 64) & 0xffff);
-    format!("{a:08x}-{b:04x}-{c:04x}-{:04x}-{:012x}", (n >> 48) & 0xffff, n & 0xffff_ffff_ffff)
 }
 
 #[cfg(test)]

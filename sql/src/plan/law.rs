@@ -172,7 +172,7 @@ impl Names for Tables {
 /// DataFusion's answer as (row, how often), and its column types.
 fn batch(state: &SessionState, names: &Tables, query: &str) -> (BTreeMap<String, i64>, Vec<DataType>) {
     let mut ast = parse::parse_query(query).expect(query).ast;
-    rewrite(&mut ast);
+    rewrite(&mut ast).expect(query);
     let context = Context { state, names };
     let plan = SqlToRel::new_with_options(&context, parser_options())
         .sql_statement_to_plan_with_context(Statement::Query(ast), &mut PlannerContext::new())

@@ -23,7 +23,7 @@ use engine::graph::RelationId;
 
 use crate::catalog::{Column, Object, Objects, PinnedInput, schema};
 use crate::error::{Error, Result, nearest, sqlstate};
-use crate::expr::{Context, Names, install, parser_options, rewrite, settings};
+use crate::expr::{Context, Names, analyzer_rules, install, parser_options, rewrite, settings};
 use crate::parse::Query;
 
 /// A relation as views see it: the pinned columns.
@@ -135,7 +135,10 @@ impl Names for Relations<'_> {
 pub fn state() -> Result<SessionState> {
     let mut config = SessionConfig::new().with_create_default_catalog_and_schema(false);
     settings(config.options_mut());
-    let mut state = SessionStateBuilder::new_with_default_features().with_config(config).build();
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_analyzer_rules(analyzer_rules())
+        .build();
     install(&mut state)?;
     Ok(state)
 }
@@ -167,7 +170,7 @@ pub fn plan(
     let state = state()?;
     super::refuse::check_functions(query, &state)?;
     let mut ast = query.ast.clone();
-    rewrite(&mut ast);
+    rewrite(&mut ast)?;
     let context = Context { state: &state, names: &names };
     let planner = SqlToRel::new_with_options(&context, parser_options());
     let plan = planner.sql_statement_to_plan_with_context(Statement::Query(ast), &mut PlannerContext::new())?;

@@ -25,7 +25,7 @@ use crate::parse::{self, CreateView, Query};
 pub use refuse::relations;
 
 /// Raised when the same plan is run in another way, so that jobs know it for another one.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// What a view will be.
 #[derive(Clone, Debug)]

@@ -147,7 +147,7 @@ impl Queries {
         let plan = async move {
             let asked = Arc::clone(&names);
             let facts = Facts::new(move || asked.world());
-            expr::rewrite(&mut ast);
+            expr::rewrite(&mut ast)?;
             pg_catalog::rewrite(&mut ast, &facts)?;
             let names = WithCatalog { names: names.as_ref(), world: facts.used() };
             if let Some(world) = facts.used() {
@@ -228,8 +228,11 @@ fn session_state(limits: QueryLimits) -> Result<SessionState> {
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false);
     expr::settings(config.options_mut());
-    let mut state =
-        SessionStateBuilder::new_with_default_features().with_config(config).with_runtime_env(runtime).build();
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_analyzer_rules(expr::analyzer_rules())
+        .build();
     expr::install(&mut state)?;
     pg_catalog::register(&mut state)?;
     Ok(state)

@@ -218,6 +218,16 @@ pub fn parameter(oid: u32) -> Option<DataType> {
     })
 }
 
+/// As a column: with the name of the type where Arrow's says less.
+pub fn parameter_field(oid: u32) -> Option<Field> {
+    let field = Field::new("", parameter(oid)?, true);
+    let named = matches!(oid, oid::JSON | oid::JSONB | oid::UUID).then(|| by_oid(oid)).flatten();
+    Some(match named {
+        Some(known) => field.with_metadata([(PG_TYPE.to_owned(), known.name.to_owned())].into()),
+        None => field,
+    })
+}
+
 fn list(item: DataType) -> DataType {
     DataType::List(std::sync::Arc::new(Field::new("item", item, true)))
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::SchemaRef;
-use datafusion::sql::sqlparser::ast::{Expr, SetExpr, Value};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::sql::sqlparser::ast::{CastKind, DataType as SqlType, Expr, SelectItem, SetExpr, Spanned, Value};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use engine::codec::Encode;
 use engine::delta::Delta;
 use engine::run::partition;
@@ -15,9 +16,11 @@ use futures::StreamExt;
 use super::BatchStream;
 use super::server::Server;
 use crate::catalog::{Kind, Object};
-use crate::error::{Error, Result, sqlstate};
-use crate::parse::{Insert, Name};
+use crate::error::{Error, Result, location_of, sqlstate};
+use crate::expr::assign;
+use crate::parse::{Insert, Name, Query};
 use crate::query::pgtype;
+use crate::types::{ColumnType, PG_TYPE};
 
 /// Bytes of records that a statement or transaction may insert: they are gathered in memory.
 const INSERT_BYTES_MAX: usize = 64 << 20;
@@ -127,6 +130,88 @@ pub fn declare(server: &Server, database: &str, insert: &Insert, declared: &[u32
     Ok(types)
 }
 
+/// The statement with each literal of its rows cast to the type of its column, so that literals are read, and checked,
+/// as values of that type.
+pub fn typed(server: &Server, database: &str, insert: &Insert) -> Result<Query> {
+    let object = table(server, database, &insert.table)?;
+    let schema = object.schema()?;
+    let places = places(&schema, &insert.columns, usize::MAX)?;
+    let types = places.iter().map(|place| sql_type(schema.field(*place))).collect::<Result<Vec<_>>>()?;
+    let mut query = insert.query.clone();
+    let cast = |cell: &mut Expr, data_type: &SqlType| {
+        let (kind, data_type) = (CastKind::DoubleColon, data_type.clone());
+        let expr = Box::new(std::mem::replace(cell, Expr::value(Value::Null)));
+        *cell = Expr::Cast { kind, expr, data_type, array: false, format: None };
+    };
+    match query.ast.body.as_mut() {
+        SetExpr::Values(values) => {
+            // Rows of several lengths are told as such where they are planned.
+            for row in values.rows.iter_mut().filter(|row| row.content.len() <= places.len()) {
+                for ((cell, place), data_type) in row.content.iter_mut().zip(&places).zip(&types) {
+                    check_literal(cell, schema.field(*place)).map_err(|e| e.at(location_of(cell.span())))?;
+                    cast(cell, data_type);
+                }
+            }
+        }
+        SetExpr::Select(select) => {
+            for (item, data_type) in select.projection.iter_mut().zip(&types) {
+                let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { break };
+                if is_untyped(expr) {
+                    cast(expr, data_type);
+                }
+            }
+        }
+        _ => {}
+    }
+    // Its plan is not that of the same rows asked for.
+    query.text = format!("INSERT INTO {} ({}) {}", object.name, insert.columns.join(", "), query.text);
+    Ok(query)
+}
+
+fn sql_type(field: &Field) -> Result<SqlType> {
+    let name = ColumnType::of(field).name()?;
+    let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql(&name).and_then(|mut parser| parser.parse_data_type());
+    parsed.map_err(|e| Error::bug(format!("the type {name} is not read back")).caused_by(e))
+}
+
+/// A literal whose type is the column's.
+fn is_untyped(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value)
+        if matches!(value.value, Value::SingleQuotedString(_) | Value::Null | Value::Placeholder(_)))
+}
+
+/// A number or a truth value in the place of something else.
+fn check_literal(cell: &Expr, column: &Field) -> Result<()> {
+    let Expr::Value(value) = cell else { return Ok(()) };
+    let given = match &value.value {
+        Value::Boolean(_) => DataType::Boolean,
+        Value::Number(..) => DataType::Int32,
+        _ => return Ok(()),
+    };
+    check_assignment(&Field::new("", given, true), column)
+}
+
+/// What PostgreSQL would not put into the column without a cast.
+fn check_assignment(given: &Field, column: &Field) -> Result<()> {
+    use DataType::{Binary, Date32, Null, Time64, Timestamp, Utf8};
+    let fits = match (given.data_type(), column.data_type()) {
+        (Null, _) => true,
+        (from, to) if from == to => true,
+        (_, Utf8) => !column.metadata().contains_key(PG_TYPE),
+        (from, to) if from.is_numeric() && to.is_numeric() => true,
+        (Date32 | Timestamp(..), Date32 | Timestamp(..)) | (Timestamp(..), Time64(_)) | (Time64(_), Time64(_)) => true,
+        (Binary | DataType::LargeBinary | DataType::BinaryView, Binary) => true,
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let name = |field: &Field| ColumnType::of(field).name().unwrap_or_else(|_| field.data_type().to_string());
+    let (column_name, wanted, given) = (column.name(), name(column), name(given));
+    let message = format!("column \"{column_name}\" is of type {wanted} but expression is of type {given}");
+    Err(Error::new(sqlstate::DATATYPE_MISMATCH, message).hint("add a type cast: expression::type"))
+}
+
 pub fn target(server: &Server, database: &str, name: &Name) -> Result<Target> {
     let object = table(server, database, name)?;
     let Kind::Table(table) = &object.kind else { return Err(Error::bug("a table was expected")) };
@@ -173,11 +258,14 @@ fn arrange(target: &Target, places: &[usize], batch: &RecordBatch) -> Result<Rec
         };
         return Err(Error::new(sqlstate::SYNTAX_ERROR, message));
     }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
     let mut arrays = Vec::with_capacity(target.schema.fields().len());
     for (i, field) in target.schema.fields().iter().enumerate() {
         let array: ArrayRef = match places.iter().position(|p| *p == i) {
-            Some(source) => cast_with_options(batch.column(source), field.data_type(), &strict)?,
+            Some(source) => {
+                let given = batch.schema_ref().field(source);
+                check_assignment(given, field)?;
+                assign(batch.column(source), given, field)?
+            }
             None => new_null_array(field.data_type(), batch.num_rows()),
         };
         if array.null_count() > 0 && (!field.is_nullable() || target.key.contains(&i)) {

@@ -165,13 +165,15 @@ impl Session {
     }
 
     /// Makes a statement ready: names resolved, types found. `declared` are the client's parameter types.
-    pub async fn prepare(&mut self, parsed: Parsed, declared: &[u32]) -> Result<Prepared> {
+    pub async fn prepare(&mut self, mut parsed: Parsed, declared: &[u32]) -> Result<Prepared> {
         self.check_transaction(&parsed)?;
         let mut prepared = Prepared::empty();
-        match &parsed.statement {
+        match &mut parsed.statement {
             Statement::Query(query) => self.plan_into(&mut prepared, query, declared).await?,
             Statement::Insert(insert) => {
                 let declared = insert::declare(&self.server, &self.database, insert, declared)?;
+                insert.query =
+                    insert::typed(&self.server, &self.database, insert).map_err(|e| e.within(&insert.query.source))?;
                 self.plan_into(&mut prepared, &insert.query, &declared).await?;
                 prepared.columns = None;
             }
