@@ -251,6 +251,7 @@ impl Shard {
                 if let Some(durable) = durable {
                     self.repeated.push_back(Repeated { after: self.queued, partition, base_offset, durable });
                     self.answer_repeated();
+                    self.need_queued();
                 }
                 return;
             }
@@ -372,6 +373,18 @@ impl Shard {
             drop(durable.send(Ok(Appended { base_offset, log_append_time_ms, log_start })));
         }
         self.answer_repeated();
+    }
+
+    /// What stands before a repeated batch may all be able to wait: now somebody needs it.
+    fn need_queued(&mut self) {
+        if self.repeated.is_empty() {
+            return;
+        }
+        if self.outgoing.is_empty() {
+            self.shared.wal.wake();
+        } else {
+            self.lazy = false;
+        }
     }
 
     fn answer_repeated(&mut self) {

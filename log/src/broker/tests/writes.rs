@@ -2,6 +2,7 @@
 
 use super::client::{fetch_request, produce_request};
 use super::*;
+use crate::record::TopicPartition;
 use crate::record::build::Marker;
 use crate::wire::api::Api;
 use crate::wire::error_code::ErrorCode;
@@ -173,5 +174,27 @@ fn idempotent_producers_get_ids_and_repeat_without_harm() {
         assert_eq!(send(&of(9, 1)).await, (ErrorCode::OutOfOrderSequenceNumber.code(), -1));
         assert_eq!(send(&of(4, 0)).await, (ErrorCode::InvalidProducerEpoch.code(), -1));
         assert_eq!(send(&of(4, 1)).await, (0, 4));
+    });
+}
+
+/// What stands in the queue before the repeated batch may be able to wait, as the data of an open transaction are; who
+/// has sent the batch again must not wait for somebody else to write.
+#[test]
+fn a_repeated_batch_is_answered_though_what_is_queued_can_wait() {
+    with_broker(|fixture| async move {
+        let mut client = fixture.client().await;
+        let answer: InitProducerIdResponse =
+            client.call(Api::InitProducerId, 4, &InitProducerIdRequest::default()).await;
+        let producer = Producer { id: answer.producer_id, epoch: 0, base_sequence: 0 };
+        let request = produce_request("one", -1, &[(0, &batch_of(&fixture.env, &["x", "y"], Some(producer), false))]);
+        assert_eq!(client.produce(9, &request).await.error_code, 0);
+
+        let mut open = fixture.backend.producer("open").await.unwrap();
+        let partition = TopicPartition { topic: fixture.topic("one").id, partition: 0 };
+        open.append(partition, vec![NewRecord::default()]).await.unwrap();
+        let began = fixture.env.monotonic();
+        let answer = client.produce(9, &request).await;
+        assert_eq!((answer.error_code, answer.base_offset), (0, 0));
+        assert!(fixture.env.monotonic() - began < SECOND, "{:?}", fixture.env.monotonic() - began);
     });
 }
