@@ -185,6 +185,7 @@ for i in range(count):
         except BufferError:
             p.poll(0.1)
     p.poll(0)
+    assert not failed, failed[:3]
     if i % 200 == 0: time.sleep(0.005)  # some seconds for all, so that the kills come in between
 left = p.flush(120)
 assert left == 0 and not failed, (left, failed[:3])
