@@ -13,7 +13,8 @@ mod txn;
 pub mod wire;
 
 pub use cluster::access::{
-    Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
+    Bounds, Cluster, Committed, ConfigChanges, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic,
+    TopicConfig,
 };
 pub use cluster::backend::{Appended, Backend};
 pub use cluster::journal::LogJournal;

@@ -88,6 +88,19 @@ impl Directory {
         Ok(())
     }
 
+    /// Makes known what has changed of an open topic's configuration.
+    fn change(&self, topic: Topic) {
+        let mut maps = self.write();
+        if let Some(open) = maps.by_id.get(&topic.id) {
+            let (partitions, batch_bytes_max) = (open.partitions.clone(), open.batch_bytes_max);
+            let changed = Arc::new(OpenTopic { partitions, batch_bytes_max, topic });
+            maps.by_id.insert(changed.topic.id, Arc::clone(&changed));
+            maps.by_name.insert(changed.topic.name.clone(), changed);
+        }
+        drop(maps);
+        self.version.send_modify(|version| *version += 1);
+    }
+
     async fn close(&self, topic: &Topic) -> Result<(), Error> {
         let open = {
             let mut maps = self.write();
@@ -145,6 +158,10 @@ impl Effects<Effect> for TopicEffects {
     async fn run(&mut self, effect: Effect) -> Result<(), Error> {
         match effect {
             Effect::Opened(topic) => self.directory.open(topic, None, &mut Transactions::default()).await,
+            Effect::Changed(topic) => {
+                self.directory.change(topic);
+                Ok(())
+            }
             Effect::Closed(topic) => {
                 self.directory.close(&topic).await?;
                 reclaim_behind(&self.env, &self.directory.store);

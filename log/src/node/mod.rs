@@ -27,7 +27,7 @@ use crate::store::{Acknowledge, Found, Store, StoreConfig, StoreMetrics, Transac
 use crate::txn::coordinator::Coordinator;
 use crate::txn::producer::LocalProducer;
 use crate::txn::{self, Surroundings};
-use crate::{Cluster, Cut, Error, Log, LogJournal, NewTopic, Producer, Topic};
+use crate::{Cluster, ConfigChanges, Cut, Error, Log, LogJournal, NewTopic, Producer, Topic};
 
 /// The partition that holds the cluster's metadata, under the id Kafka gives it.
 const METADATA: TopicPartition =
@@ -197,6 +197,13 @@ impl Inner {
         }
     }
 
+    async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
+        match self.topics.ask(Command::Configure { name: name.to_owned(), changes }).await? {
+            Reply::Configured(configured) => configured,
+            _ => unreachable!("a configuration is answered as one"),
+        }
+    }
+
     async fn delete_topic(&self, name: &str) -> Result<(), Error> {
         match self.topics.ask(Command::Delete { name: name.to_owned() }).await? {
             Reply::Deleted(deleted) => deleted.map(drop),
@@ -245,6 +252,10 @@ impl Surroundings for Inner {
 impl Cluster for Node {
     async fn create_topic(&self, topic: NewTopic) -> Result<Topic, Error> {
         self.inner.create_topic(topic).await
+    }
+
+    async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
+        self.inner.configure_topic(name, changes).await
     }
 
     async fn delete_topic(&self, name: &str) -> Result<(), Error> {

@@ -36,6 +36,7 @@ impl Fixture {
             ("compact", 1, Some(("cleanup.policy", "compact"))),
             ("stamped", 1, Some(("message.timestamp.type", "LogAppendTime"))),
             ("view", 1, Some((config::WRITER, "view spend"))),
+            ("used", 1, Some((config::USED_BY, "table used"))),
         ] {
             let config = option.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
             backend.create_topic(NewTopic { name: name.to_owned(), partitions, config }).await.unwrap();
