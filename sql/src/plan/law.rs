@@ -21,7 +21,7 @@ use engine::operator::{Context as OperatorContext, Operator, Port};
 
 use super::tests::objects;
 use super::*;
-use crate::expr::{Context, Names, parser_options, rewrite};
+use crate::expr::{Context, Names, guard_plan, parser_options, rewrite};
 
 const EPOCHS: u64 = 8;
 const POOL_ROWS: usize = 60;
@@ -179,7 +179,8 @@ fn batch(state: &SessionState, names: &Tables, query: &str) -> (BTreeMap<String,
         .expect(query);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let (schema, batches) = runtime.block_on(async {
-        let plan = state.create_physical_plan(&plan).await.expect(query);
+        let plan = guard_plan(state.optimize(&plan).expect(query)).expect(query);
+        let plan = state.query_planner().create_physical_plan(&plan, state).await.expect(query);
         let schema = plan.schema();
         (schema, datafusion::physical_plan::collect(plan, state.task_ctx()).await.expect(query))
     });
@@ -248,6 +249,10 @@ fn filters_and_projections() {
         "SELECT id, round(amount, 0)::int AS r, (amount / 7)::bigint AS b, date_trunc('month', at) FROM shop.public.orders",
     );
     check("SELECT note, coalesce(qty, 0) + 1 AS q FROM shop.public.orders WHERE customer_id IN (1, 2, 5)");
+    check(
+        "SELECT id, qty <> 0 AND amount / qty > 2 AS big FROM shop.public.orders WHERE qty = 0 OR amount / qty > 1 OR note IS NULL",
+    );
+    check("SELECT note FROM shop.public.orders WHERE CASE WHEN qty = 0 THEN false ELSE 7 / qty > 1 END");
     check("SELECT CASE WHEN qty = 0 THEN NULL ELSE amount / qty END AS per FROM shop.public.orders");
 }
 
@@ -262,6 +267,9 @@ fn aggregates() {
     check("SELECT url, sum(score) FROM clicks GROUP BY url HAVING count(*) > 2");
     check(
         "SELECT note, sum(qty) FILTER (WHERE amount > 10) AS s, count(*) FILTER (WHERE qty = 1) FROM shop.public.orders GROUP BY note",
+    );
+    check(
+        "SELECT o.id, o.note, c.name, count(*) FROM shop.public.orders o JOIN shop.public.customers c ON o.customer_id = c.id GROUP BY o.id, c.id",
     );
     check("SELECT DISTINCT note, qty FROM shop.public.orders");
     check("SELECT count(*) FROM shop.public.orders WHERE qty > 100");
