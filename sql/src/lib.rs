@@ -115,11 +115,13 @@ impl SqlServer {
             let user = [("user".to_owned(), "riverrun".to_owned())];
             let mut session = Session::open(&server, &user)?;
             let mut answers = Vec::new();
+            session.begin_text();
             for parsed in session.parse(&text)? {
                 let prepared = session.prepare(parsed, &[]).await?;
                 let outcome = session.execute(&prepared, Vec::new()).await?;
                 answers.push(gather(outcome, prepared.columns.as_deref()).await?);
             }
+            session.end_text().await?;
             Ok(answers)
         })
     }

@@ -4,3 +4,4 @@ mod hostile;
 mod http;
 mod kafka;
 mod postgres_wire;
+mod protected;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use engine::io::{Connector, Gate, Options, Source};
 use engine::run::ingest::{Ingest, IngestConfig, IngestState, IngestStatus};
+use engine::run::positions;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Result, sqlstate};
@@ -74,6 +75,10 @@ impl Sources {
         drop(env.spawn("source", follow(start, gate_in, status_in, ordered)));
         self.lock().insert(name, Running { gate: gate.clone(), status, orders });
         gate
+    }
+
+    pub fn is_running(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
     }
 
     pub fn gate(&self, name: &str) -> Option<watch::Receiver<Gate>> {
@@ -243,13 +248,10 @@ async fn relay(
 }
 
 /// An order to a source that does not run.
-async fn obey_alone(mut start: Start, order: Option<Order>) {
+async fn obey_alone(start: Start, order: Option<Order>) {
     match order {
         Some(Order::Remove(reply)) => {
-            let removed = match connect(&mut start).await {
-                Ok(ingest) => ingest.remove().await,
-                Err(error) => Err(error),
-            };
+            let removed = remove_alone(&*start.cluster, &*start.connector, &start.name, &start.options).await;
             drop(reply.send(removed));
         }
         Some(Order::Stop(reply)) => {
@@ -257,4 +259,17 @@ async fn obey_alone(mut start: Start, order: Option<Order>) {
         }
         None => {}
     }
+}
+
+/// Removes what a source has left outside, and its position, without following it: its tables may be gone.
+pub async fn remove_alone(
+    cluster: &dyn log::Cluster,
+    connector: &dyn Connector,
+    name: &str,
+    options: &Options,
+) -> Result<(), engine::io::Error> {
+    connector.source(name, options).await?.remove().await?;
+    let positions = cluster.log(positions::partition(cluster).await?)?;
+    positions.append(vec![positions::record(name, None)]).await?;
+    Ok(())
 }
