@@ -217,7 +217,9 @@ fn check(query: &str) {
                 let parts = (0..3).map(|p| {
                     vec![rows.slice(rows.num_rows() * p / 3, rows.num_rows() * (p + 1) / 3 - rows.num_rows() * p / 3)]
                 });
-                (*id, Arc::new(MemTable::try_new(rows.schema(), parts.collect()).expect("a table")))
+                let object = objects.get(*id).expect("a pool is an object's");
+                let table = MemTable::try_new(rows.schema(), parts.collect()).expect("a table");
+                (*id, Arc::new(table.with_constraints(object.constraints(object.key()))))
             });
             let (expect, types) = batch(&state, &Tables(tables.collect(), objects.clone()), query);
             assert_eq!(shown, expect, "{query}: seed {seed}, epoch {number}\n{}", planned.explain.join("\n"));
