@@ -52,9 +52,7 @@ fn psql_describes_lists_and_selects() {
     assert!(ask(&["-c", "\\dn"]).contains("public"));
     let all = ask(&["-c", "\\d public.*"]);
     assert!(all.contains("\"public.clicks\"") && all.contains("\"public.clicks_pkey\""), "{all}");
-    for what in
-        ["\\db", "\\db+", "\\dc", "\\dF", "\\dF+", "\\dFd", "\\dFp", "\\dFt", "\\drds", "\\ddp", "\\dl", "\\deu"]
-    {
+    for what in ["\\db", "\\db+", "\\dc", "\\dF", "\\dFd", "\\dFp", "\\dFt", "\\drds", "\\ddp", "\\dl", "\\deu"] {
         ask(&["-c", what]);
     }
     assert!(ask(&["-c", "BEGIN; SELECT 1; COMMIT"]).contains("COMMIT"));

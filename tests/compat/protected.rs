@@ -15,8 +15,9 @@ said = []
 producer = Producer({"bootstrap.servers": broker, "message.timeout.ms": 10000})
 producer.produce(topic, b'{"a": 1}', on_delivery=lambda e, m: said.append("yes" if e is None else e.name()))
 producer.flush(20)
+admin = AdminClient({"bootstrap.servers": broker})
 try:
-    AdminClient({"bootstrap.servers": broker}).delete_topics([topic], operation_timeout=10)[topic].result(20)
+    admin.delete_topics([topic], operation_timeout=10)[topic].result(20)
     said.append("yes")
 except KafkaException as e:
     said.append(e.args[0].name() + ": " + e.args[0].str())
