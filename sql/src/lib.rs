@@ -102,7 +102,11 @@ pub fn serve(config: SqlConfig) -> Boxed<Result<SqlServer>> {
         .await?;
         let (stop, stopped) = watch::channel(false);
         let wire = Limits { connections_max: limits.connections_max, message_bytes_max: limits.message_bytes_max };
-        let pg_addr = pgwire::listen(Arc::clone(&server), &config.pg_addr, wire, stopped).await?;
+        let listener = server.env.listen(&config.pg_addr).await.map_err(|e| {
+            Error::new(error::sqlstate::IO_ERROR, format!("cannot listen at {}: {e}", config.pg_addr)).caused_by(e)
+        })?;
+        let pg_addr = listener.address();
+        pgwire::serve(Arc::clone(&server), listener, wire, stopped);
         Ok(SqlServer { pg_addr, server, stop })
     })
 }

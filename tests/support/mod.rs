@@ -53,6 +53,12 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T
     }
 }
 
+/// Sends a signal to a process, by its name: `STOP`, `CONT`.
+pub fn signal(name: &str, pid: &str) {
+    let sent = std::process::Command::new("kill").args(["-s", name, pid]).status().expect("kill");
+    assert!(sent.success(), "kill -s {name} {pid}: {sent}");
+}
+
 /// Runs async client code.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(future)
