@@ -392,7 +392,7 @@ async fn drop_objects(server: &Server, drop: &Drop, database: &str) -> Result<Ch
     let mut notices = Vec::new();
     for name in &drop.names {
         match find(server, drop.kind, name, database)? {
-            Some(object) => drop_object(server, &object).await?,
+            Some(object) => notices.extend(drop_object(server, &object).await?),
             None if drop.if_exists => {
                 let (code, what) = missing(drop.kind);
                 notices.push(Error::new(code, format!("{what} \"{name}\" does not exist, skipping")));
@@ -447,19 +447,24 @@ fn find(
 }
 
 /// RESTRICT: refused while something that stays rests on it. What the catalog no longer names is removed behind it, by
-/// the next start where a crash comes between.
-async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result<()> {
+/// the next start where a crash comes between. Gives back a warning where something is left outside: that server may
+/// be gone for good, and a source that cannot be dropped would be no help to anybody.
+async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result<Option<Error>> {
     let objects = server.catalog.objects();
     let set = objects.drop_set(object);
     if set.iter().any(|id| objects.dependents(*id).any(|d| !set.contains(&d.id))) {
         // Says by whom it is needed.
-        return server.catalog.drop(set).await.map(|_| ());
+        return server.catalog.drop(set).await.map(|_| None);
     }
-    if let Kind::Source(source) = &object.kind
-        && let Err(error) = server.sources.remove(&object.name.name).await
-    {
-        server.start_source(object, source, None, false)?;
-        return Err(error);
+    let mut warning = None;
+    if let Kind::Source(source) = &object.kind {
+        match server.sources.remove(&object.name.name).await {
+            Ok(left) => warning = left.map(|left| left_outside(&object.name.name, left)),
+            Err(error) => {
+                server.start_source(object, source, None, false)?;
+                return Err(error);
+            }
+        }
     }
     for id in &set {
         server.forget(*id).await?;
@@ -474,5 +479,10 @@ async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(warning)
+}
+
+fn left_outside(source: &str, left: Error) -> Error {
+    let warning = Error::new(sqlstate::WARNING, format!("source \"{source}\" is dropped, but {left}"));
+    Error { hint: left.hint.clone(), ..warning }.caused_by(left)
 }
