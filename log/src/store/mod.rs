@@ -13,6 +13,8 @@
 
 mod files;
 mod format;
+#[allow(dead_code)]
+mod layout;
 pub(crate) mod partition;
 mod producers;
 mod recovery;
