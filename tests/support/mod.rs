@@ -1,6 +1,7 @@
 //! What every test here uses: scratch directories, real servers on free ports, and waiting for a condition.
 
 pub mod clients;
+pub mod kafka_tools;
 pub mod postgres;
 pub mod program;
 pub mod random;

@@ -18,8 +18,8 @@ const LINE_MIN: usize = "0 0\n".len();
 ///  3 1200       both strictly rising
 /// ```
 ///
-/// Decimal numbers, each line ended by a line feed. Epochs that wrote nothing are left out. The format is that of Kafka's
-/// `LeaderEpochCheckpointFile`.
+/// Decimal numbers, each line ended by a line feed. Epochs that wrote nothing are left out. The format is that of
+/// Kafka's `LeaderEpochCheckpointFile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct EpochStart {
     pub epoch: LeaderEpoch,
@@ -146,7 +146,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..80), text in "0\n[0-9]\n([0-9]{1,3} [0-9]{1,3}\n){0,5}") {
+        fn any_bytes(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            text in "0\n[0-9]\n([0-9]{1,3} [0-9]{1,3}\n){0,5}",
+        ) {
             decodes_only_what_it_encodes(&bytes, decode, |entries| written(entries));
             decodes_only_what_it_encodes(text.as_bytes(), decode, |entries| written(entries));
         }
