@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,10 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::http::{self, Phase, Running};
+
+/// What a start does, for people.
+const LOG_RECOVERS: &str = "the log is recovering";
+const VIEWS_RECOVER: &str = "the views are recovering";
 
 /// What keeps the program from starting, or ends it.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +91,9 @@ impl fmt::Display for Addresses {
     }
 }
 
-/// A running server. Dropping it is a kill: [`Server::stop`] is the polite way.
+/// A running server. Dropping it is a kill: [`Server::stop`] is the polite way. Neither that nor [`Server::abandon`]
+/// frees what the views hold: the process ends, and giving back some gigabytes row by row takes longer than the rest of
+/// a clean stop.
 pub struct Server {
     env: Env,
     node: Arc<Node>,
@@ -102,23 +109,30 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the data directory, recovers, and listens. HTTP answers from the start and says what is going on.
+    /// Listens, opens the data directory and recovers. HTTP answers from the start and says what is going on; who
+    /// connects elsewhere meanwhile is served when all is ready. Nothing is touched before all ports are ours.
     pub async fn start(env: &Env, config: &Config) -> Result<Server, Error> {
         let cannot_listen = |what, addr: &str| {
             let addr = addr.to_owned();
             move |source| Error::Listen { what, addr, source }
         };
-        let listener = env.listen(&config.http.addr).await.map_err(cannot_listen("HTTP", &config.http.addr))?;
-        let http_at = listener.address();
-        let (phase, phases) = watch::channel(Phase::Starting("the log is recovering"));
+        let listen = async |what, addr: &str| env.listen(addr).await.map_err(cannot_listen(what, addr));
+        let at_http = listen("HTTP", &config.http.addr).await?;
+        let at_kafka = listen("Kafka clients", &config.kafka.addr).await?;
+        let at_postgres = listen("PostgreSQL clients", &config.postgres.addr).await?;
+        let addresses =
+            Addresses { kafka: at_kafka.address(), postgres: at_postgres.address(), http: at_http.address() };
+        let (phase, phases) = watch::channel(Phase::Starting(LOG_RECOVERS));
         let (stop_http, stop) = watch::channel(false);
-        let http = env.spawn("http", http::serve(env.clone(), phases, listener, stop));
+        let http = env.spawn("http", http::serve(env.clone(), phases, at_http, stop));
 
+        tracing::info!(directory = %config.data.dir.display(), "{LOG_RECOVERS}");
         let node = Node::open(env.clone(), &config.data.dir, node_config(config))
             .await
             .map_err(|source| Error::Open { dir: config.data.dir.display().to_string(), source })?;
         let cluster: Arc<dyn Cluster> = Arc::clone(&node) as Arc<dyn Cluster>;
-        phase.send_replace(Phase::Starting("the views are recovering"));
+        tracing::info!("{VIEWS_RECOVER}");
+        phase.send_replace(Phase::Starting(VIEWS_RECOVER));
         let engine = Engine::start(env.clone(), Arc::clone(&cluster), engine_config(config)).await?;
         let sql = Sql::start(sql_config(env, config, &cluster, &engine)).await?;
         let (stop_sql, stop) = watch::channel(false);
@@ -126,12 +140,9 @@ impl Server {
             connections_max: config.postgres.connections_max,
             message_bytes_max: config.postgres.message_bytes_max,
         };
-        let postgres_at = sql::pgwire::listen(Arc::clone(&sql), &config.postgres.addr, limits, stop).await?;
+        sql::pgwire::serve(Arc::clone(&sql), at_postgres, limits, stop);
         let backend: Arc<dyn Backend> = Arc::clone(&node) as Arc<dyn Backend>;
-        let broker = log::broker::serve(env, &config.kafka.addr, backend, broker_config(config))
-            .await
-            .map_err(cannot_listen("Kafka clients", &config.kafka.addr))?;
-        let addresses = Addresses { kafka: broker.local_address(), postgres: postgres_at, http: http_at };
+        let broker = log::broker::serve(env, at_kafka, backend, broker_config(config));
         phase.send_replace(Phase::Running(Running {
             node: Arc::clone(&node),
             engine: engine.clone(),
@@ -162,7 +173,12 @@ impl Server {
         error
     }
 
-    /// Stops the intake, lets what was taken finish, makes it durable, closes.
+    /// Leaves everything as it lies, for a process that cannot go on and ends now.
+    pub fn abandon(self) {
+        mem::forget(self);
+    }
+
+    /// Stops the intake, lets what was taken finish, makes it durable, closes. The process is to end then.
     pub async fn stop(self) -> Result<(), Error> {
         let Server { env, node, broker, engine, sql, http, phase, stop_sql, stop_http, stop_timeout, .. } = self;
         phase.send_replace(Phase::Failed("it is stopping".into()));
@@ -176,7 +192,9 @@ impl Server {
             http.abort();
             node.shutdown().await;
         };
-        env.timeout(stop_timeout, orderly).await.ok_or(Error::StopTimeout(stop_timeout))
+        let stopped = env.timeout(stop_timeout, orderly).await;
+        mem::forget((node, engine, sql, phase));
+        stopped.ok_or(Error::StopTimeout(stop_timeout))
     }
 }
 
@@ -225,5 +243,43 @@ fn engine_config(config: &Config) -> EngineConfig {
         epoch_interval_min: Duration::from_millis(config.engine.epoch_interval_ms_min),
         slice_bytes_max: config.engine.slice_bytes_max,
         ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the views hold is freed by the end of the process, all at once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stop_does_not_free_what_the_views_hold() {
+        let env = Env::real();
+        let data = std::env::temp_dir().join(format!("riverrun-test-stop-{}", std::process::id()));
+        let any = || "127.0.0.1:0".to_owned();
+        let flags = [
+            ("data.dir", data.display().to_string()),
+            ("kafka.addr", any()),
+            ("postgres.addr", any()),
+            ("http.addr", any()),
+        ];
+        let config = Config::load(env.disk().as_ref(), None, std::iter::empty(), &flags).unwrap();
+        let server = Server::start(&env, &config).await.unwrap();
+        let url = format!("postgres://someone@{}/riverrun", server.addresses().postgres);
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        let connection = env.spawn("client", connection);
+        let set_up = "CREATE TABLE t (a INT) WITH (topic = 't', format = 'json');
+                      CREATE MATERIALIZED VIEW v AS SELECT a, count(*) AS n FROM t GROUP BY a;
+                      INSERT INTO t VALUES (1), (2)";
+        client.batch_execute(set_up).await.unwrap();
+        let view = server.engine.jobs().into_iter().find(|job| job.view).unwrap().id;
+        server.engine.caught_up(&[view], Duration::from_secs(60)).await.unwrap();
+        let state = Arc::downgrade(&server.engine.store(view).unwrap());
+        let sql = Arc::downgrade(&server.sql);
+        drop(client);
+        // However it ended.
+        let _ = connection.await;
+        server.stop().await.unwrap();
+        assert!(state.upgrade().is_some() && sql.upgrade().is_some());
+        env.disk().remove_dir(&data).unwrap();
     }
 }

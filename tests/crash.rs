@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::clients::{consume, python};
 use crate::support::program::{Program, binary};
 use crate::support::random::Random;
-use crate::support::{Scratch, free_port};
+use crate::support::{Scratch, block_on, free_port, wait_for};
 
 #[test]
 fn a_second_process_on_the_same_data_is_refused() {
@@ -51,6 +51,54 @@ fn other_addresses_need_a_word() {
         .expect("ran");
     assert!(!out.status.success());
     assert!(String::from_utf8_lossy(&out.stderr).contains("--insecure"));
+}
+
+#[test]
+fn a_port_that_is_taken_is_seen_before_anything_is_touched() {
+    let scratch = Scratch::new("taken");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().expect("bound").to_string();
+    for flag in ["--kafka-addr", "--pg-addr", "--http-addr"] {
+        let data = scratch.path().join("data");
+        let mut command = Command::new(binary());
+        command.arg("dev").arg("--data-dir").arg(&data);
+        for other in ["--kafka-addr", "--pg-addr", "--http-addr"] {
+            command.args([other, if other == flag { &taken } else { "127.0.0.1:0" }]);
+        }
+        let out = command.output().expect("ran");
+        assert_eq!(out.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(text.contains(&taken) && text.contains("hint"), "{text}");
+        assert!(!data.exists(), "{flag}: the data directory was made");
+    }
+}
+
+/// Clock ticks the process has used.
+fn used(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+}
+
+/// The clean stop has its own limit and is a failure beyond it, so that success says that it took less.
+#[test]
+fn a_stop_does_not_wait_for_a_heavy_query() {
+    let scratch = Scratch::new("heavy");
+    let program = Program::start(&scratch.path().join("data"));
+    program.execute("CREATE TABLE t (i BIGINT) WITH (topic = 't', format = 'json')");
+    let values: Vec<String> = (0..3000).map(|i| format!("({i})")).collect();
+    program.execute(&format!("INSERT INTO t VALUES {}", values.join(", ")));
+    let url = program.url();
+    let query = std::thread::spawn(move || {
+        block_on(async {
+            let client = crate::support::postgres::connect(&url).await;
+            client.simple_query("SELECT count(*) FROM t a, t b, t c WHERE a.i + b.i + c.i = -1").await.is_err()
+        })
+    });
+    let before = used(program.pid());
+    wait_for("the query to be at work", 60, || (used(program.pid()) > before + 100).then_some(()));
+    program.stop();
+    assert!(query.join().expect("the client"), "the query was over before the stop");
 }
 
 /// An idempotent producer goes on through SIGKILLs; what it was told is there is there, once, in order.

@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::clients::run;
+use crate::support::clients::{psql, run};
+use crate::support::postgres::Postgres;
 use crate::support::program::{Program, binary};
 use crate::support::{Scratch, free_port};
 
+fn readme() -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    std::fs::read_to_string(path).expect("README.md")
+}
+
 /// The lines of the fenced `sh` blocks, joined where a line ends in a backslash; comments left out.
 fn commands() -> Vec<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(path).expect("README.md");
+    let readme = readme();
     let mut found = Vec::new();
     let mut inside = false;
     let mut open = String::new();
@@ -73,4 +78,31 @@ fn the_readmes_commands_work() {
         }
     }
     assert!(ran >= 5, "the README shows only {ran} commands to try");
+}
+
+/// The block that captures the reader's own database, against one as it supposes it.
+#[test]
+fn the_readmes_source_and_view_work() {
+    let readme = readme();
+    let block = readme.split("```sql\n").skip(1).map(|rest| rest.split("```").next().expect("an end"));
+    let block = block.into_iter().find(|block| block.contains("'postgres://")).expect("a block with a url");
+    let server = Postgres::start();
+    server.execute("CREATE ROLE app LOGIN REPLICATION PASSWORD 'secret'");
+    server.execute("CREATE DATABASE shop OWNER app");
+    let url = format!("postgres://app:secret@127.0.0.1:{}/shop", server.port);
+    crate::support::block_on(async {
+        let client = crate::support::postgres::connect(&url).await;
+        let tables = "CREATE TABLE customers (id bigint PRIMARY KEY, name text);
+             CREATE TABLE orders (id bigint PRIMARY KEY, customer_id bigint, amount numeric(12,2));
+             INSERT INTO orders VALUES (1, 7, 10.50), (2, 7, 0.25), (3, 8, 1)";
+        client.batch_execute(tables).await.expect("tables");
+    });
+    let text = block.replace("postgres://app:secret@localhost/shop", &url);
+    assert_ne!(text, block, "the README connects as app");
+    let scratch = Scratch::new("readme-sql");
+    let program = Program::start(&scratch.path().join("data"));
+    let file = scratch.path().join("readme.sql");
+    std::fs::write(&file, text).expect("a file");
+    let out = psql(program.postgres, "riverrun", &["-A", "-t", "-f", &file.display().to_string()]);
+    assert_eq!(out.lines().last(), Some("7|10.75"), "{out}");
 }

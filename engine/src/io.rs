@@ -118,6 +118,9 @@ pub trait Connector: Send + Sync {
     async fn check(&self, name: &str, options: &Options) -> Result<Vec<Finding>, Error>;
     /// Connects and finds the relations; creates nothing outside before [`Source::start`].
     async fn source(&self, name: &str, options: &Options) -> Result<Box<dyn Source>, Error>;
+    /// Removes what a source of this name left outside (slot, publication), by its options alone: its tables may be gone.
+    /// What is gone already is no error. Other errors say what may be left there and how to remove it.
+    async fn remove(&self, name: &str, options: &Options) -> Result<(), Error>;
     /// A connector that is no sink says so.
     async fn sink(&self, name: &str, options: &Options) -> Result<Box<dyn Sink>, Error>;
 }

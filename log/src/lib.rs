@@ -13,12 +13,13 @@ mod txn;
 pub mod wire;
 
 pub use cluster::access::{
-    Bounds, Cluster, Committed, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic, TopicConfig,
+    Bounds, Cluster, Committed, ConfigChanges, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic,
+    TopicConfig,
 };
 pub use cluster::backend::{Appended, Backend};
 pub use cluster::journal::LogJournal;
 pub use env::Env;
 pub use machine::{Decision, Effects, Host, Journal, Machine, NoEffects};
-pub use node::{Node, NodeConfig};
+pub use node::{Node, NodeConfig, offline};
 pub use record::{Batch, Header, LeaderEpoch, NewRecord, Offset, RecordView, TopicId, TopicPartition};
 pub use store::StoreMetrics;

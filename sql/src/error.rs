@@ -10,6 +10,7 @@ use datafusion::error::DataFusionError;
 /// PostgreSQL's five-letter codes, by PostgreSQL's names.
 pub mod sqlstate {
     pub const PROTOCOL_VIOLATION: &str = "08P01";
+    pub const SUCCESSFUL_COMPLETION: &str = "00000";
     pub const WARNING: &str = "01000";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const DATA_EXCEPTION: &str = "22000";
@@ -28,6 +29,7 @@ pub mod sqlstate {
     pub const NOT_NULL_VIOLATION: &str = "23502";
     pub const UNIQUE_VIOLATION: &str = "23505";
     pub const ACTIVE_SQL_TRANSACTION: &str = "25001";
+    pub const READ_ONLY_SQL_TRANSACTION: &str = "25006";
     pub const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
     pub const DEPENDENT_OBJECTS_STILL_EXIST: &str = "2BP01";
     pub const INVALID_CATALOG_NAME: &str = "3D000";
@@ -181,13 +183,18 @@ impl From<DataFusionError> for Error {
                 None => Self::bug("an empty list of errors"),
             },
             DataFusionError::External(inner) => from_external(inner),
-            DataFusionError::Shared(shared) => from_text(shared.to_string()).caused_by(DataFusionError::Shared(shared)),
+            DataFusionError::Shared(shared) => match inner_of(&*shared) {
+                Some(inner) => inner,
+                None => from_text(shared.to_string(), false),
+            }
+            .caused_by(DataFusionError::Shared(shared)),
             DataFusionError::ArrowError(inner, _) => (*inner).into(),
             DataFusionError::SchemaError(inner, _) => from_schema_error(*inner),
             DataFusionError::NotImplemented(text) => Self::new(sqlstate::FEATURE_NOT_SUPPORTED, lower_first(&text)),
             DataFusionError::ResourcesExhausted(text) => Self::new(sqlstate::OUT_OF_MEMORY, lower_first(&text)),
             DataFusionError::SQL(inner, _) => Self::new(sqlstate::SYNTAX_ERROR, inner.to_string()),
-            DataFusionError::Plan(text) | DataFusionError::Execution(text) => from_text(text),
+            DataFusionError::Plan(text) => from_text(text, true),
+            DataFusionError::Execution(text) => from_text(text, false),
             DataFusionError::Configuration(text) => Self::new(sqlstate::INVALID_PARAMETER_VALUE, text),
             DataFusionError::Internal(text) => Self::bug(text),
             other if is_regex(&other.to_string()) => invalid_regex(&other.to_string()),
@@ -230,16 +237,9 @@ impl From<ArrowError> for Error {
 
 impl From<engine::operator::Error> for Error {
     fn from(error: engine::operator::Error) -> Self {
-        use engine::operator::Error as E;
-        let code = match &error {
-            E::Overflow(..) => sqlstate::NUMERIC_VALUE_OUT_OF_RANGE,
-            E::Value(_) | E::NegativeWeight(_) => sqlstate::DATA_EXCEPTION,
-            E::StateFull { .. } => sqlstate::OUT_OF_MEMORY,
-            _ => sqlstate::INTERNAL_ERROR,
-        };
         match error {
-            E::Arrow(inner) => inner.into(),
-            other => Self::new(code, other.to_string()).caused_by(other),
+            engine::operator::Error::Arrow(inner) => inner.into(),
+            other => Self::new(code_of(&other), other.to_string()).caused_by(other),
         }
     }
 }
@@ -336,6 +336,33 @@ fn invalid_regex(text: &str) -> Error {
     Error::new(sqlstate::INVALID_REGULAR_EXPRESSION, format!("invalid regular expression: {}", reason.trim()))
 }
 
+/// One of ours somewhere inside of an error that others hold too: its words, without what caused it.
+fn inner_of(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            let Error { code, message, detail, hint, position, location, source: _ } = own;
+            let (message, detail, hint) = (message.clone(), detail.clone(), hint.clone());
+            return Some(Error { code, message, detail, hint, position: *position, location: *location, source: None });
+        }
+        if let Some(operator) = error.downcast_ref::<engine::operator::Error>() {
+            return Some(Error::new(code_of(operator), operator.to_string()));
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn code_of(error: &engine::operator::Error) -> &'static str {
+    use engine::operator::Error as E;
+    match error {
+        E::Overflow(..) => sqlstate::NUMERIC_VALUE_OUT_OF_RANGE,
+        E::Value(_) | E::NegativeWeight(_) => sqlstate::DATA_EXCEPTION,
+        E::StateFull { .. } => sqlstate::OUT_OF_MEMORY,
+        _ => sqlstate::INTERNAL_ERROR,
+    }
+}
+
 fn from_schema_error(error: SchemaError) -> Error {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
@@ -399,10 +426,10 @@ fn from_cast(text: &str) -> Error {
 }
 
 /// DataFusion's plan and execution errors carry only a text; the code is read off it.
-fn from_text(text: String) -> Error {
+fn from_text(text: String, planning: bool) -> Error {
     let first = text.lines().next().unwrap_or_default();
     let has = |needle: &str| text.contains(needle);
-    if let Some((_, inner)) = first.split_once("External error: ") {
+    if let (true, Some((_, inner))) = (planning, first.split_once("External error: ")) {
         // One of ours that a signature's check has made a text of.
         let inner = inner.split(". No function matches").next().unwrap_or(inner);
         return Error::new(sqlstate::UNDEFINED_FUNCTION, inner).hint("add a type cast: column::type");
@@ -491,6 +518,22 @@ mod tests {
         assert_eq!(characters_before(text, at(2, 3)), 14);
         assert_eq!(&text[byte_at(text, at(2, 3))..], "x FROM t");
         assert_eq!(byte_at(text, at(9, 1)), text.len());
+    }
+
+    #[test]
+    fn errors_keep_their_code_however_deep_they_lie() {
+        let own = || DataFusionError::from(Error::new(sqlstate::IO_ERROR, "corrupt batch").detail("in t"));
+        let shared = |error| DataFusionError::Shared(std::sync::Arc::new(error));
+        let nested = ArrowError::ExternalError(Box::new(own().context("while joining")));
+        for error in [shared(own()), shared(shared(own())), shared(DataFusionError::ArrowError(Box::new(nested), None))]
+        {
+            let error = Error::from(error);
+            assert_eq!((error.code, error.message.as_str()), (sqlstate::IO_ERROR, "corrupt batch"));
+            assert_eq!((error.detail.as_deref(), error.hint), (Some("in t"), None));
+        }
+        let text = "External error: no operator a + b. No function matches".to_owned();
+        assert_eq!(Error::from(DataFusionError::Plan(text.clone())).code, sqlstate::UNDEFINED_FUNCTION);
+        assert_ne!(Error::from(DataFusionError::Execution(text)).message, "no operator a + b");
     }
 
     #[test]

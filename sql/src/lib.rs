@@ -102,7 +102,11 @@ pub fn serve(config: SqlConfig) -> Boxed<Result<SqlServer>> {
         .await?;
         let (stop, stopped) = watch::channel(false);
         let wire = Limits { connections_max: limits.connections_max, message_bytes_max: limits.message_bytes_max };
-        let pg_addr = pgwire::listen(Arc::clone(&server), &config.pg_addr, wire, stopped).await?;
+        let listener = server.env.listen(&config.pg_addr).await.map_err(|e| {
+            Error::new(error::sqlstate::IO_ERROR, format!("cannot listen at {}: {e}", config.pg_addr)).caused_by(e)
+        })?;
+        let pg_addr = listener.address();
+        pgwire::serve(Arc::clone(&server), listener, wire, stopped);
         Ok(SqlServer { pg_addr, server, stop })
     })
 }
@@ -115,11 +119,13 @@ impl SqlServer {
             let user = [("user".to_owned(), "riverrun".to_owned())];
             let mut session = Session::open(&server, &user)?;
             let mut answers = Vec::new();
+            session.begin_text();
             for parsed in session.parse(&text)? {
                 let prepared = session.prepare(parsed, &[]).await?;
                 let outcome = session.execute(&prepared, Vec::new()).await?;
                 answers.push(gather(outcome, prepared.columns.as_deref()).await?);
             }
+            session.end_text().await?;
             Ok(answers)
         })
     }

@@ -4,17 +4,23 @@
 use std::collections::HashMap;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
-use datafusion::sql::sqlparser::ast::{DataType as Sql, ExactNumberInfo, TimezoneInfo};
+use datafusion::sql::sqlparser::ast::{CharacterLength, DataType as Sql, ExactNumberInfo, TimezoneInfo};
 
 use crate::error::{Error, Result, sqlstate};
 
 /// Key of the field metadata that holds the PostgreSQL type where Arrow's says less.
 pub const PG_TYPE: &str = "pg_type";
 
+/// Key of the field metadata that holds the type of a text that has a length, as `character varying(3)`. For everything
+/// but assignments it is a text.
+const TEXT_TYPE: &str = "text_type";
+
 /// Digits that a numeric has at most.
 pub const DIGITS_MAX: u8 = 38;
 /// Columns that a list or a row may have, as in PostgreSQL.
 pub const COLUMNS_MAX: usize = 1664;
+/// Characters that a type may allow at most, as in PostgreSQL.
+const CHARACTERS_MAX: u64 = 10_485_760;
 /// Digits behind the point of a numeric without a scale.
 pub const SCALE_DEFAULT: i8 = 10;
 
@@ -35,14 +41,29 @@ impl ColumnType {
     }
 
     pub fn of(field: &Field) -> Self {
-        Self { data_type: field.data_type().clone(), pg_type: field.metadata().get(PG_TYPE).cloned() }
+        let metadata = field.metadata();
+        let pg_type = metadata.get(PG_TYPE).or_else(|| metadata.get(TEXT_TYPE)).cloned();
+        Self { data_type: field.data_type().clone(), pg_type }
     }
 
     pub fn field(&self, name: &str, nullable: bool) -> Field {
         let field = Field::new(name, self.data_type.clone(), nullable);
         match &self.pg_type {
-            Some(pg_type) => field.with_metadata(HashMap::from([(PG_TYPE.to_string(), pg_type.clone())])),
+            Some(pg_type) => {
+                let key = if self.length().is_some() { TEXT_TYPE } else { PG_TYPE };
+                field.with_metadata(HashMap::from([(key.to_string(), pg_type.clone())]))
+            }
             None => field,
+        }
+    }
+
+    /// The most characters of a text, where the type says so, and whether blanks at its end count for nothing.
+    pub fn length(&self) -> Option<(usize, bool)> {
+        let (name, length) = self.pg_type.as_deref()?.strip_suffix(')')?.split_once('(')?;
+        match name {
+            "character varying" => Some((length.parse().ok()?, false)),
+            "character" => Some((length.parse().ok()?, true)),
+            _ => None,
         }
     }
 
@@ -112,13 +133,14 @@ impl ColumnType {
             | Sql::DoublePrecision
             | Sql::Float8 => DataType::Float64,
             Sql::Numeric(info) | Sql::Decimal(info) | Sql::Dec(info) => numeric(info)?,
-            Sql::Text
-            | Sql::Varchar(_)
-            | Sql::CharacterVarying(_)
-            | Sql::CharVarying(_)
-            | Sql::Char(_)
-            | Sql::Character(_)
-            | Sql::String(_) => DataType::Utf8,
+            Sql::Varchar(Some(length)) | Sql::CharacterVarying(Some(length)) | Sql::CharVarying(Some(length)) => {
+                return text_of("character varying", length);
+            }
+            Sql::Char(Some(length)) | Sql::Character(Some(length)) => return text_of("character", length),
+            Sql::Char(None) | Sql::Character(None) => return Ok(Self::named("character(1)")),
+            Sql::Text | Sql::Varchar(None) | Sql::CharacterVarying(None) | Sql::CharVarying(None) | Sql::String(_) => {
+                DataType::Utf8
+            }
             Sql::Bytea => DataType::Binary,
             Sql::Date => DataType::Date32,
             Sql::Time(_, zone) if none(zone) => DataType::Time64(TimeUnit::Microsecond),
@@ -130,6 +152,19 @@ impl ColumnType {
             Sql::Custom(name, modifiers) if modifiers.is_empty() => return custom(&name.to_string().to_lowercase()),
             other => return Err(unknown(&other.to_string())),
         }))
+    }
+}
+
+fn text_of(name: &str, length: &CharacterLength) -> Result<ColumnType> {
+    match length {
+        CharacterLength::IntegerLength { length: length @ 1..=CHARACTERS_MAX, .. } => {
+            Ok(ColumnType::named(&format!("{name}({length})")))
+        }
+        CharacterLength::IntegerLength { length, .. } => {
+            let message = format!("the length {length} of {name} is not between 1 and {CHARACTERS_MAX}");
+            Err(Error::new(sqlstate::INVALID_PARAMETER_VALUE, message))
+        }
+        CharacterLength::Max => Ok(ColumnType::plain(DataType::Utf8)),
     }
 }
 
@@ -204,8 +239,12 @@ mod tests {
             "uuid",
             "jsonb",
             "hstore",
+            "character varying(3)",
+            "character(12)",
         ] {
-            assert_eq!(ColumnType::parse(name).expect(name).name().expect(name), name);
+            let column = ColumnType::parse(name).expect(name);
+            assert_eq!(column.name().expect(name), name);
+            assert_eq!(ColumnType::of(&column.field("c", true)), column);
         }
     }
 }

@@ -76,7 +76,10 @@ async fn serve(env: &log::Env, config: &Config, arguments: &DemoArguments) -> Re
     let outcome = tokio::select! {
         biased;
         asked = &mut stop => asked,
-        error = server.failed() => return Err(error.into()),
+        error = server.failed() => {
+            server.abandon();
+            return Err(error.into());
+        }
         outcome = shown => outcome,
     };
     server.stop().await?;

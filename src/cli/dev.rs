@@ -18,7 +18,10 @@ pub(super) async fn run(arguments: &ServerArguments) -> Result<(), Failure> {
     tokio::select! {
         biased;
         asked = &mut stop => asked?,
-        error = server.failed() => return Err(error.into()),
+        error = server.failed() => {
+            server.abandon();
+            return Err(error.into());
+        }
     }
     Ok(server.stop().await?)
 }

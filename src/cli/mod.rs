@@ -1,9 +1,11 @@
 //! The command line. Data goes to stdout, all else to stderr; each kind of failure has its exit code.
 
+mod bench;
 mod demo;
 mod dev;
 mod render;
 mod sql;
+mod store;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -35,6 +37,10 @@ enum Command {
     Demo(DemoArguments),
     /// A client for SQL: statements from -c, -f or standard input
     Sql(SqlArguments),
+    /// A data directory read offline: dump, verify
+    Log(store::LogArguments),
+    /// How fast this machine is with it
+    Bench(bench::BenchArguments),
 }
 
 #[derive(Args, Debug, Default)]
@@ -135,6 +141,14 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Sql(arguments) => {
             log_to_stderr("warn");
             sql::run(&arguments).await
+        }
+        Command::Log(arguments) => {
+            log_to_stderr("error");
+            store::run(&arguments)
+        }
+        Command::Bench(arguments) => {
+            log_to_stderr("warn");
+            bench::run(&arguments).await
         }
     };
     match result {

@@ -125,7 +125,8 @@ fn store(page: &mut Page, store: &log::StoreMetrics) {
     page.single("riverrun_wal_sync_seconds_total", counter, "Time in syncs.", seconds(store.sync_us));
     page.single("riverrun_wal_queued_bytes", gauge, "Bytes that wait for a write.", store.queued_bytes as f64);
     page.single("riverrun_tail_bytes", gauge, "Newest batches in memory.", store.tail_bytes as f64);
-    page.single("riverrun_wal_live_bytes", gauge, "Bytes of records that stand in the log.", store.live_bytes as f64);
+    let help = "Bytes that are durable in the write-ahead log and not in segments yet.";
+    page.single("riverrun_unflushed_bytes", gauge, help, store.unflushed_bytes as f64);
     page.single("riverrun_wal_files", gauge, "Files of the log.", store.files as f64);
 }
 

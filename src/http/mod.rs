@@ -130,3 +130,37 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     let text = metrics::render(&pages.env, &phase);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn it_is_ready_neither_while_it_starts_nor_when_it_has_failed() {
+        let env = log::Env::real();
+        let listener = env.listen("127.0.0.1:0").await.unwrap();
+        let at = listener.address().to_string();
+        let (phase, phases) = watch::channel(Phase::Starting("the log is recovering"));
+        let (_stop, stopped) = watch::channel(false);
+        let _pages = env.spawn("http", serve(env.clone(), phases, listener, stopped));
+        let get = async |path: &str| {
+            let mut stream = env.connect(&at).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let check = async |path: &str, status: &str, part: &str| {
+            let answer = get(path).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(part), "{path}: {answer}");
+        };
+        check("/readyz", "503", "the log is recovering").await;
+        check("/healthz", "200", "ok").await;
+        check("/metrics", "200", "riverrun_").await;
+        phase.send_replace(Phase::Failed("the disk is gone".into()));
+        check("/readyz", "503", "the disk is gone").await;
+        check("/healthz", "503", "the disk is gone").await;
+    }
+}

@@ -3,5 +3,7 @@
 mod expected;
 mod kills;
 mod refusals;
+mod removal;
+mod silence;
 mod snapshot_and_stream;
 mod workload;

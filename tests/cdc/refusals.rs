@@ -91,6 +91,28 @@ fn a_slot_that_is_gone_stops_the_source_and_is_said_aloud() {
 }
 
 #[test]
+fn a_source_that_does_not_run_is_dropped_with_its_slot() {
+    let server = Postgres::start();
+    let scratch = Scratch::new("dropped");
+    let data = scratch.path().join("data");
+    let program = Program::start(&data);
+    server.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    program.execute(&source(&server, "public.*"));
+    wait_for("the snapshot", 30, || (program.rows("SELECT id FROM shop.public.t").len() == 1).then_some(()));
+    program.stop();
+    server.execute("CREATE TABLE later (id int PRIMARY KEY)");
+    let program = Program::start(&data);
+    wait_for("the source to fail", 30, || {
+        format!("{:?}", program.rows("SHOW SOURCES")).contains("failed").then_some(())
+    });
+    program.execute("DROP SOURCE shop");
+    assert!(server.rows("SELECT * FROM pg_replication_slots").is_empty(), "the slot stays");
+    assert!(server.rows("SELECT * FROM pg_publication").is_empty(), "the publication stays");
+    program.execute(&source(&server, "public.*"));
+    wait_for("the new snapshot", 30, || (program.rows("SELECT id FROM shop.public.t").len() == 1).then_some(()));
+}
+
+#[test]
 fn an_idle_source_lets_the_server_recycle_its_log() {
     let server = Postgres::start();
     let scratch = Scratch::new("idle");

@@ -26,6 +26,10 @@ fn topics_and_views_equal_the_tables_that_changed_meanwhile() {
     });
     clients.stop();
     check_at_rest(&server, &program);
+    let published = server.rows("SELECT pubname, schemaname || '.' || tablename FROM pg_publication_tables ORDER BY 2");
+    let expected = ["public.customers", "public.orders", "public.payments"]
+        .map(|table| vec![Some("riverrun_shop".to_owned()), Some(table.to_owned())]);
+    assert_eq!(published, expected, "the chosen tables are published, and no others");
 
     let took = program.stop();
     assert!(took.as_secs() < 5, "a clean stop took {took:?}");

@@ -50,6 +50,11 @@ fn psql_describes_lists_and_selects() {
     assert!(ask(&["-c", "\\dm"]).contains("by_user"));
     assert!(ask(&["-c", "\\l"]).contains("riverrun"));
     assert!(ask(&["-c", "\\dn"]).contains("public"));
+    let all = ask(&["-c", "\\d public.*"]);
+    assert!(all.contains("\"public.clicks\"") && all.contains("\"public.clicks_pkey\""), "{all}");
+    for what in ["\\db", "\\db+", "\\dc", "\\dF", "\\dFd", "\\dFp", "\\dFt", "\\drds", "\\ddp", "\\dl", "\\deu"] {
+        ask(&["-c", what]);
+    }
     assert!(ask(&["-c", "BEGIN; SELECT 1; COMMIT"]).contains("COMMIT"));
     assert!(ask(&["-c", "EXPLAIN SELECT * FROM by_user"]).contains("by_user"));
     for what in ["TABLES", "VIEWS", "SOURCES", "SINKS", "JOBS", "TOPICS"] {
@@ -105,8 +110,9 @@ fn errors_say_what_and_where() {
         "TUMBLE",
     );
     check("CREATE TABLE w (a INT) WITH (topic = 'w', format = 'jsn')", "42704", "json");
+    check("SELECT 'foo'::regproc::oid", "42883", "function \"foo\" does not exist");
     check("INSERT INTO by_user VALUES (1, 2, 3)", "42809", "by_user");
-    check("INSERT INTO clicks (id, small) VALUES (9, 70000)", "22P02", "70000");
+    check("INSERT INTO clicks (id, small) VALUES (9, 70000)", "22003", "smallint out of range");
     // psql points at the place.
     let out = Command::new("psql")
         .args(["-X", "-h", "127.0.0.1", "-p", &program.postgres.port().to_string(), "-U", "x", "-d", "riverrun"])
@@ -172,6 +178,20 @@ with psycopg.connect(sys.argv[1], autocommit=True) as c:
 with psycopg.connect(sys.argv[1]) as c:
     with c.transaction():
         assert c.execute("SELECT count(*) FROM clicks").fetchone()[0] == 3
+    assert c.execute("SELECT id FROM clicks WHERE url = ANY(%s) ORDER BY id", (["/a", "it's"],)).fetchall() == [(1,), (2,)]
+    assert c.execute("SELECT id FROM clicks WHERE user_id = ANY(%s) ORDER BY id", ([7],)).fetchall() == [(1,), (2,)]
+    assert c.execute("SELECT id FROM clicks WHERE user_id <> ALL(%s) ORDER BY id", ([7],)).fetchall() == [(3,)]
+    # Rows inserted in a transaction are written when it commits: reading them before is refused, not answered wrongly.
+    c.execute("INSERT INTO clicks (id, user_id) VALUES (50, 50)")
+    try:
+        c.execute("SELECT count(*) FROM by_user")
+        raise AssertionError("read before it was written")
+    except psycopg.errors.FeatureNotSupported as e:
+        assert "autocommit" in e.diag.message_hint, e
+    c.rollback()
+    c.execute("INSERT INTO clicks (id, user_id) VALUES (51, 51)")
+    c.commit()
+    assert c.execute("SELECT n FROM by_user WHERE user_id > 49").fetchall() == [(1,)]
     c.prepare_threshold = 0
     for user, n in ((7, 2), (8, 1)):
         assert c.execute("SELECT n FROM by_user WHERE user_id = %s", (user,), prepare=True).fetchone() == (n,)

@@ -39,10 +39,15 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 pub fn psql(address: SocketAddr, database: &str, arguments: &[&str]) -> String {
+    String::from_utf8(psql_output(address, database, arguments).stdout).expect("utf-8")
+}
+
+/// What psql prints, notices and warnings included.
+pub fn psql_output(address: SocketAddr, database: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new("psql");
     command.args(["-X", "-h", &address.ip().to_string(), "-p", &address.port().to_string(), "-d", database]);
     command.args(["-U", "someone", "-v", "ON_ERROR_STOP=1"]).args(arguments).env("PGCONNECT_TIMEOUT", "10");
-    String::from_utf8(run(&mut command).stdout).expect("utf-8")
+    run(&mut command)
 }
 
 /// One record as kcat's `-J` prints it.

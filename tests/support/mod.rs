@@ -1,6 +1,7 @@
 //! What every test here uses: scratch directories, real servers on free ports, and waiting for a condition.
 
 pub mod clients;
+pub mod kafka_tools;
 pub mod postgres;
 pub mod program;
 pub mod random;
@@ -51,6 +52,12 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T
         assert!(Instant::now() < deadline, "waited {seconds} s for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Sends a signal to a process, by its name: `STOP`, `CONT`.
+pub fn signal(name: &str, pid: &str) {
+    let sent = std::process::Command::new("kill").args(["-s", name, pid]).status().expect("kill");
+    assert!(sent.success(), "kill -s {name} {pid}: {sent}");
 }
 
 /// Runs async client code.

@@ -1,6 +1,6 @@
 //! The built program as a child process: started on free ports, stopped, or killed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -19,9 +19,13 @@ pub struct Program {
 pub struct Starting(Child);
 
 impl Starting {
-    pub fn kill(mut self) {
+    /// SIGKILL; whether it came before the ready line.
+    pub fn kill(mut self) -> bool {
         self.0.kill().expect("still there");
         self.0.wait().expect("killed");
+        let mut said = String::new();
+        self.0.stdout.take().expect("piped").read_to_string(&mut said).expect("stdout");
+        said.is_empty()
     }
 
     /// Waits for the ready line.
@@ -76,6 +80,12 @@ impl Program {
 
     pub fn at(data: &Path, kafka: &str, postgres: &str, http: &str) -> Self {
         Self::spawn_at(data, kafka, postgres, http).ready()
+    }
+
+    /// What all programs on these data have said on stderr so far.
+    pub fn said(data: &Path) -> String {
+        let bytes = std::fs::read(data.with_extension("log")).expect("the log file");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     pub fn pid(&self) -> u32 {

@@ -166,7 +166,9 @@ impl DebeziumDecode {
             // A create that moves a row to another key leaves out what the database did not send, as an update does.
             let partial = envelope.op == 'u'
                 || (out.slots.iter().any(Option::is_none) && record.header("__debezium.oldkey").is_some());
+            let noted = out.unchanged.len();
             out.note_unchanged(&self.rows.schema, partial);
+            self.rows.check_required(&out.slots, &out.unchanged[noted..])?;
             return out.push(RowOp::Upsert);
         }
         if let (None, Some(before)) = (&record.key, envelope.before) {
@@ -199,6 +201,7 @@ impl DebeziumDecode {
                 }
             }
         }
+        self.rows.check_required(&out.slots, &[])?;
         out.push(RowOp::Insert)
     }
 

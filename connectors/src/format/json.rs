@@ -48,6 +48,8 @@ impl Format for Json {
 pub(crate) struct RowReader {
     pub schema: SchemaRef,
     pub key: Vec<usize>,
+    /// Columns declared NOT NULL.
+    required: Vec<usize>,
     pub names: Names,
     /// Names of the key columns, in their order, then `schema` and `payload` of Kafka Connect's wrapper.
     key_names: Names,
@@ -62,7 +64,8 @@ impl RowReader {
         let names = Names::new(schema.fields().iter().map(|field| field.name().as_str()));
         let wrapper = ["schema", "payload"];
         let key_names = Names::new(key.iter().map(|column| schema.field(*column).name().as_str()).chain(wrapper));
-        Ok(Self { schema: nullable(schema), key: key.to_vec(), names, key_names })
+        let required = (0..schema.fields().len()).filter(|column| !schema.field(*column).is_nullable()).collect();
+        Ok(Self { schema: nullable(schema), key: key.to_vec(), required, names, key_names })
     }
 
     /// Puts the key columns that a record's key holds into the `slots` that are still empty. The key is an object
@@ -109,6 +112,16 @@ impl RowReader {
         }
     }
 
+    /// Says which column declared NOT NULL has no value in a row that is there; `unchanged` are those that the record
+    /// leaves as they were.
+    pub(crate) fn check_required(&self, slots: &[Option<&str>], unchanged: &[(u32, u32)]) -> Result<(), String> {
+        let is_unchanged = |column: usize| unchanged.iter().any(|(_, other)| *other as usize == column);
+        match self.required.iter().find(|column| slots[**column].is_none_or(is_null) && !is_unchanged(**column)) {
+            Some(column) => Err(format!("null in column {:?}, which is NOT NULL", self.schema.field(*column).name())),
+            None => Ok(()),
+        }
+    }
+
     /// Leaves only the key columns.
     pub(crate) fn keep_key(&self, slots: &mut [Option<&str>]) {
         for (column, slot) in slots.iter_mut().enumerate() {
@@ -135,12 +148,14 @@ impl JsonDecode {
         };
         object::read(text(value)?, &self.rows.names, slots)?;
         if !keyed {
+            self.rows.check_required(slots, &[])?;
             return Ok(Some(RowOp::Insert));
         }
         if let Some(key) = record.key.as_ref().filter(|_| self.rows.key.iter().any(|column| slots[*column].is_none())) {
             self.rows.read_key(key, slots)?;
         }
         self.rows.check_key(slots)?;
+        self.rows.check_required(slots, &[])?;
         Ok(Some(RowOp::Upsert))
     }
 }

@@ -102,6 +102,25 @@ fn json_appends_rows() {
     check("json", &[], &value(r#"{"id":1} x"#), Err("trailing characters"));
 }
 
+/// A column declared NOT NULL: the record is named, not a batch of them; what a delete or an update leaves out is none.
+#[test]
+fn a_null_where_none_may_be_names_its_record() {
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, false)];
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let check = |name: &str, key: &[usize], pairs: &[(Option<&str>, Option<&str>)], expect: Result<usize, i64>| {
+        let decoded = decoder(name, &schema, key).decode(partition(), &records(pairs));
+        assert_eq!(decoded.map(|d| d.ops.len()).map_err(|e| e.offset.0), expect, "{name} {pairs:?}");
+    };
+    let good = (None, Some(r#"{"id":1,"name":"a"}"#));
+    check("json", &[], &[good, (None, Some(r#"{"id":2,"name":null}"#))], Err(101));
+    check("json", &[0], &[good, (Some("1"), None), (Some("2"), Some(r#"{"id":2}"#))], Err(102));
+    check("json", &[0], &[good, (Some("1"), None)], Ok(2));
+    let created = (None, Some(r#"{"op":"c","after":{"id":1,"name":"a"}}"#));
+    check("debezium-json", &[0], &[created, (None, Some(r#"{"op":"u","after":{"id":1,"name":null}}"#))], Err(101));
+    check("debezium-json", &[0], &[created, (None, Some(r#"{"op":"u","after":{"id":1}}"#))], Ok(2));
+    check("debezium-json", &[0], &[created, (Some("1"), Some(r#"{"op":"d","before":null}"#))], Ok(2));
+}
+
 #[test]
 fn json_upserts_by_key() {
     let key = &[0];

@@ -77,6 +77,10 @@ impl Connector for Generator {
         Ok(Box::new(GeneratorSource::new(name, options)?))
     }
 
+    async fn remove(&self, _name: &str, _options: &Options) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn sink(&self, _: &str, _: &Options) -> Result<Box<dyn Sink>, Error> {
         Err(Error::User { message: "the connector generator only gives; it is no sink".into(), hint: None })
     }

@@ -7,7 +7,7 @@ use arrow::datatypes::Schema;
 use engine::io::{self, SourceRelation};
 use tokio_postgres::Client;
 
-use super::config::Tables;
+use super::choice::Tables;
 use super::error::{Error, user};
 use super::protocol::walsender::quoted;
 use super::rows::types::{Kind, field};
@@ -154,7 +154,7 @@ pub async fn find(client: &Client, tables: &Tables) -> Result<Vec<Table>, io::Er
     captured.retain(|table| !table.columns.is_empty());
     match captured.is_empty() {
         true => Err(user(
-            "no table matches the option tables",
+            "no table matches the option tables, or all are excluded",
             "for example tables = 'public.*' or 'public.orders, public.items'",
         )),
         false => Ok(captured),

@@ -4,24 +4,22 @@ use engine::io::{self, Finding};
 use tokio_postgres::Client;
 
 use super::catalog::{self, Table};
+use super::choice::excluding;
 use super::config::Settings;
 use super::error::Error;
 use super::protocol::walsender::{Walsender, quoted};
 use super::server;
 
-/// The oldest server whose slots say `wal_status` and whose publications know partition roots.
-const VERSION_MIN: u32 = 130_000;
+/// The oldest major version that its makers still mend; what is needed (slots that say `wal_status`, publications by
+/// partition roots) came before it. The README names it too.
+pub const VERSION_MIN: u32 = 14;
 
 /// Looks; changes nothing. An error means that the server cannot be asked at all.
 pub async fn check(settings: &Settings) -> Result<Vec<Finding>, io::Error> {
     let client = server::connect(settings).await?;
     let version = server::version(&client).await?;
-    let mut findings = vec![finding(
-        version >= VERSION_MIN,
-        format!("server version {}.{}", version / 10_000, version % 10_000),
-        "riverrun needs PostgreSQL 13 or newer",
-    )];
-    if version < VERSION_MIN {
+    let mut findings = vec![of_version(version)];
+    if !findings[0].ok {
         return Ok(findings);
     }
     settings_of_server(&client, &mut findings).await?;
@@ -37,6 +35,15 @@ pub async fn check(settings: &Settings) -> Result<Vec<Finding>, io::Error> {
         Err(error) => return Err(error),
     }
     Ok(findings)
+}
+
+/// `version` as `server_version_num` has it.
+pub fn of_version(version: u32) -> Finding {
+    finding(
+        version / 10_000 >= VERSION_MIN,
+        format!("server version {}.{}", version / 10_000, version % 10_000),
+        format!("riverrun needs PostgreSQL {VERSION_MIN} or newer"),
+    )
 }
 
 fn finding(ok: bool, what: impl Into<String>, fix: impl Into<String>) -> Finding {
@@ -193,5 +200,8 @@ pub fn no_identity(table: &Table) -> String {
 
 pub fn no_identity_fix(table: &Table) -> String {
     let name = table.sql_name();
-    format!("ALTER TABLE {name} REPLICA IDENTITY FULL; or give it a primary key; or leave it out of tables")
+    let excluded = excluding(&table.schema, &table.name);
+    format!(
+        "ALTER TABLE {name} REPLICA IDENTITY FULL; or give it a primary key; or leave it out with exclude = {excluded}"
+    )
 }

@@ -1,4 +1,4 @@
-//! The options of a PostgreSQL source, and which tables they choose.
+//! The options of a PostgreSQL source.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,13 +6,14 @@ use std::time::Duration;
 use engine::io::{Error, OptionSpec, Options};
 use tokio_postgres::config::{Host, SslMode};
 
+use super::choice::Tables;
 use super::error::user;
 use super::protocol::walsender::SESSION;
 use crate::options::resolve;
 
 /// PostgreSQL cuts names at this many bytes; a slot's longer name is an error.
 const NAME_BYTES_MAX: usize = 63;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const fn spec(
     name: &'static str,
@@ -50,6 +51,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         &["table.include.list"],
         Some("public.*"),
         "tables to capture, as schema.table with * for any part of a name, separated by commas",
+    ),
+    spec(
+        "exclude",
+        &["table.exclude.list"],
+        None,
+        "tables to leave out of those chosen by tables, in the same form: 'public.log, public.tmp_*'",
     ),
     spec("slot.name", &[], None, "replication slot; riverrun_<source> when not given"),
     spec("publication.name", &[], None, "publication; riverrun_<source> when not given"),
@@ -143,7 +150,7 @@ impl Settings {
         Ok(Settings {
             source: source.to_owned(),
             server: server(source, &options)?,
-            tables: Tables::parse(&options["tables"])?,
+            tables: Tables::new(&options["tables"], options.get("exclude").map(String::as_str))?,
             slot,
             publication,
             transaction_metadata,
@@ -218,107 +225,6 @@ fn server(source: &str, options: &BTreeMap<&'static str, String>) -> Result<toki
     Ok(config)
 }
 
-/// Which tables a source captures: a list of `schema.table`, where `*` stands for any run of characters and `?` for one.
-#[derive(Clone, Debug)]
-pub struct Tables(Vec<(Pattern, Pattern)>);
-
-/// A name, or with `*` and `?` many.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern {
-    text: String,
-    /// Quoted: every character is itself.
-    exact: bool,
-}
-
-impl Tables {
-    /// Reads `public.orders, shop."Strange, name"`. Debezium's `public\.orders` means the same.
-    pub fn parse(list: &str) -> Result<Tables, Error> {
-        let invalid = |what: &str| {
-            user(
-                format!("tables = {list:?}: {what}"),
-                "write schema.table, separated by commas, with * for any part of a name",
-            )
-        };
-        let mut tables = Vec::new();
-        let mut parts: Vec<Pattern> = Vec::new();
-        let mut part = Pattern { text: String::new(), exact: false };
-        let mut quoted = false;
-        let mut characters = list.chars().chain([',']).peekable();
-        while let Some(c) = characters.next() {
-            match c {
-                '"' if quoted && characters.peek() == Some(&'"') => {
-                    characters.next();
-                    part.text.push('"');
-                }
-                '"' => {
-                    quoted = !quoted;
-                    part.exact = true;
-                }
-                _ if quoted => part.text.push(c),
-                '\\' if characters.peek() == Some(&'.') => {}
-                '.' | ',' => {
-                    if part.text.is_empty() {
-                        return Err(invalid("a name is empty"));
-                    }
-                    parts.push(std::mem::replace(&mut part, Pattern { text: String::new(), exact: false }));
-                    if c == ',' {
-                        let [schema, table] = <[Pattern; 2]>::try_from(std::mem::take(&mut parts))
-                            .map_err(|_| invalid("an entry has not the form schema.table"))?;
-                        tables.push((schema, table));
-                    }
-                }
-                c if c.is_whitespace() => {}
-                '\\' | '[' | ']' | '(' | ')' | '|' | '+' | '^' | '$' | '{' | '}' => {
-                    return Err(invalid("regular expressions are not supported"));
-                }
-                _ => part.text.push(c),
-            }
-        }
-        match quoted {
-            true => Err(invalid("a quote is not closed")),
-            false => Ok(Tables(tables)),
-        }
-    }
-
-    pub fn matches(&self, schema: &str, table: &str) -> bool {
-        self.0.iter().any(|(schemas, tables)| schemas.matches(schema) && tables.matches(table))
-    }
-
-    /// The entries that name one table, as (schema, table).
-    pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
-        let one = |pattern: &Pattern| pattern.exact || !pattern.text.contains(['*', '?']);
-        self.0.iter().filter(move |(s, t)| one(s) && one(t)).map(|(s, t)| (s.text.as_str(), t.text.as_str()))
-    }
-}
-
-impl Pattern {
-    fn matches(&self, name: &str) -> bool {
-        if self.exact {
-            return self.text == name;
-        }
-        let pattern: Vec<char> = self.text.chars().collect();
-        let name: Vec<char> = name.chars().collect();
-        // The last star seen, and how much of the name it has swallowed.
-        let (mut at, mut p, mut star) = (0, 0, None);
-        while at < name.len() {
-            if p < pattern.len() && pattern[p] == '*' {
-                star = Some((p, at));
-                p += 1;
-            } else if p < pattern.len() && (pattern[p] == '?' || pattern[p] == name[at]) {
-                p += 1;
-                at += 1;
-            } else if let Some((from, swallowed)) = star {
-                star = Some((from, swallowed + 1));
-                p = from + 1;
-                at = swallowed + 1;
-            } else {
-                return false;
-            }
-        }
-        pattern[p..].iter().all(|&c| c == '*')
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,35 +234,19 @@ mod tests {
     }
 
     #[test]
-    fn patterns_choose_tables() {
-        for (list, table, expect) in [
-            ("public.*", ("public", "orders"), true),
-            ("public.*", ("shop", "orders"), false),
-            ("public.orders, public.items", ("public", "items"), true),
-            ("public\\.orders", ("public", "orders"), true),
-            ("*.or*s", ("shop", "orders"), true),
-            ("*.or*s", ("shop", "order"), false),
-            ("public.order?", ("public", "orders"), true),
-            ("public.\"a.b, \"\"c*\"", ("public", "a.b, \"c*"), true),
-            ("public.\"*\"", ("public", "orders"), false),
-        ] {
-            assert_eq!(Tables::parse(list).unwrap().matches(table.0, table.1), expect, "{list}");
-        }
-        for bad in ["", "orders", "a.b.c", "public.(a|b)", "public.\"a", "public.,a.b", "a.b,,c.d"] {
-            assert!(Tables::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn options_are_checked() {
         let url = ("url", "postgres://me:secret@127.0.0.1:5432/shop");
         let settings = Settings::new("shop", &options(&[url])).unwrap();
         assert_eq!((settings.slot.as_str(), settings.publication.as_str()), ("riverrun_shop", "riverrun_shop"));
         assert!(settings.tables.matches("public", "orders"));
+        let settings = Settings::new("shop", &options(&[url, ("table.exclude.list", "public.log")])).unwrap();
+        assert!(settings.tables.matches("public", "orders") && !settings.tables.matches("public", "log"));
         for bad in [
             &[("tables", "public.*")][..],
             &[url, ("nonsense", "1")],
             &[url, ("tables", "a.b"), ("table.include.list", "a.b")],
+            &[url, ("exclude", "")],
+            &[url, ("tables", "a.b, a.c"), ("exclude", "a.?")],
             &[url, ("plugin.name", "wal2json")],
             &[url, ("slot.name", "Not-Valid")],
             &[url, ("provide.transaction.metadata", "maybe")],

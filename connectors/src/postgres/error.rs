@@ -17,6 +17,8 @@ pub enum Error {
     Closed,
     #[error("the server did not answer within {0:?}")]
     Timeout(std::time::Duration),
+    #[error("the server has said nothing for {0:?}, not even when asked: connecting anew")]
+    Silent(std::time::Duration),
     /// The other side does not speak the protocol.
     #[error("protocol error: {0}")]
     Protocol(String),

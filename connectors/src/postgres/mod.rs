@@ -11,6 +11,7 @@ pub mod config;
 
 mod catalog;
 mod check;
+mod choice;
 mod error;
 mod position;
 mod protocol;
@@ -49,6 +50,10 @@ impl Connector for Postgres {
 
     async fn source(&self, name: &str, options: &Options) -> Result<Box<dyn Source>, Error> {
         Ok(Box::new(open(Settings::new(name, options)?).await?))
+    }
+
+    async fn remove(&self, name: &str, options: &Options) -> Result<(), Error> {
+        server::remove_all(&Settings::new(name, options)?).await
     }
 
     async fn sink(&self, _name: &str, _options: &Options) -> Result<Box<dyn Sink>, Error> {

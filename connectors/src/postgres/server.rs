@@ -6,7 +6,7 @@ use engine::io;
 use tokio_postgres::{Client, NoTls};
 
 use super::catalog::Table;
-use super::config::Settings;
+use super::config::{CONNECT_TIMEOUT, Settings};
 use super::error::{Error, lost, user};
 use super::position::Position;
 use super::protocol::lsn::Lsn;
@@ -37,9 +37,16 @@ const SLOT: &str = "
     LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
     WHERE s.slot_name = $1";
 
+/// How long removing what is ours may take, waiting for its user to go included.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Connects for SQL; the connection is driven by its own task and closed when the client is dropped.
 pub async fn connect(settings: &Settings) -> Result<Client, Error> {
-    let (client, connection) = settings.server.connect(NoTls).await.map_err(|error| match error.as_db_error() {
+    // The driver's own limit ends with the TCP connection: a server that takes it may still not answer.
+    let timeout = settings.server.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    let connecting = settings.server.connect(NoTls);
+    let connected = tokio::time::timeout(timeout, connecting).await.map_err(|_| Error::Timeout(timeout))?;
+    let (client, connection) = connected.map_err(|error| match error.as_db_error() {
         Some(_) => Error::from(error),
         None => Error::Io(std::io::Error::other(format!("{}: {error}", addresses(settings)))),
     })?;
@@ -119,6 +126,29 @@ pub async fn remove(client: &Client, settings: &Settings, also_streaming: bool) 
             "give another publication.name, or drop that publication",
         )),
     }
+}
+
+/// Removes publication and slot for good, by the settings alone. An error says what may be left on the server.
+pub async fn remove_all(settings: &Settings) -> Result<(), io::Error> {
+    let removing = async { remove(&connect(settings).await?, settings, true).await };
+    let removed = tokio::time::timeout(REMOVE_TIMEOUT, removing).await;
+    let error = match removed.unwrap_or_else(|_| Err(Error::Timeout(REMOVE_TIMEOUT).into())) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let Settings { slot, publication, .. } = settings;
+    let left = format!("replication slot {slot} and publication {publication} may be left on the server");
+    let cure = format!(
+        "a slot that nobody reads keeps the server's log: there, SELECT pg_drop_replication_slot({}); DROP PUBLICATION IF EXISTS {}",
+        literal(slot),
+        quoted(publication),
+    );
+    Err(match error {
+        io::Error::User { message, .. } => user(format!("{left}: {message}"), cure),
+        io::Error::Lost { message, .. } => lost(format!("{left}: {message}"), cure),
+        io::Error::Outside(message) => io::Error::Outside(format!("{left}: {message}; {cure}")),
+        error @ io::Error::Log(_) => error,
+    })
 }
 
 async fn drop_slot(client: &Client, settings: &Settings, also_streaming: bool) -> Result<(), io::Error> {

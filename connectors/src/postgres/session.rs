@@ -1,6 +1,6 @@
 //! The stream without IO: replication messages in, chunks of records and positions out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use engine::io::SourceBatch;
@@ -20,8 +20,9 @@ pub struct Session {
     tables: Arc<[Pinned]>,
     /// By oid: the shape last announced, and which columns its identity holds.
     live: HashMap<u32, (Live, Vec<bool>)>,
-    /// Relations of the publication that are none of ours; each was warned of once.
-    strange: HashSet<u32>,
+    /// Relations that were announced and are none of ours, by oid; the name of those not warned of yet. Partitions of
+    /// a captured table are announced too, but their changes come in the name of the table.
+    strange: HashMap<u32, Option<String>>,
     assembler: Assembler,
     block: SourceBlock,
     transaction: Option<Transaction>,
@@ -52,7 +53,7 @@ impl Session {
         Session {
             tables,
             live: HashMap::new(),
-            strange: HashSet::new(),
+            strange: HashMap::new(),
             assembler: Assembler::new(transaction_metadata),
             block: SourceBlock::new(source, &position.database),
             transaction: None,
@@ -111,6 +112,11 @@ impl Session {
         self.hurried
     }
 
+    /// Whether no transaction is open.
+    pub fn is_between(&self) -> bool {
+        self.transaction.is_none()
+    }
+
     /// By how much the position has moved since one was handed over; 0 inside a transaction.
     pub fn idle_bytes(&self) -> u64 {
         match self.transaction {
@@ -155,14 +161,7 @@ impl Session {
 
     fn announce(&mut self, message: &RelationMessage<'_>) -> Result<(), Error> {
         let Some(pinned) = self.tables.iter().find(|pinned| pinned.table.oid == message.oid) else {
-            if self.strange.insert(message.oid) {
-                let (schema, table) = (message.schema, message.name);
-                tracing::warn!(
-                    schema,
-                    table,
-                    "the publication holds a table that is not captured: its changes are left out"
-                );
-            }
+            self.strange.entry(message.oid).or_insert_with(|| Some(format!("{}.{}", message.schema, message.name)));
             return Ok(());
         };
         let live = Live::announced(pinned, message)?;
@@ -183,7 +182,13 @@ impl Session {
         let Some(transaction) = &mut self.transaction else {
             return Err(Error::Protocol(format!("a change at {lsn} outside of a transaction")));
         };
-        if transaction.skip || self.strange.contains(&oid) {
+        if transaction.skip {
+            return Ok(());
+        }
+        if let Some(unwarned) = self.strange.get_mut(&oid) {
+            if let Some(table) = unwarned.take() {
+                tracing::warn!(table, "the publication holds a table that is not captured: its changes are left out");
+            }
             return Ok(());
         }
         let Some((live, identity)) = self.live.get(&oid) else {

@@ -23,6 +23,8 @@ use super::stream::{Progress, follow, report};
 
 /// Chunks on their way to the driver, about a megabyte each.
 const CHUNKS_MAX: usize = 4;
+/// How long a server may say nothing that does not say itself how long we may (`wal_sender_timeout = 0`).
+const SILENCE_DEFAULT: Duration = Duration::from_secs(60);
 
 pub struct PostgresSource {
     pub(super) settings: Settings,
@@ -179,8 +181,10 @@ async fn work(
     }
     let Stream { mut walsender, tables, position, settings, progress } = stream;
     let mut interval = settings.pace.status;
+    let mut silence = SILENCE_DEFAULT;
     if let Some(timeout) = walsender.server_timeout().await? {
         interval = interval.min(timeout / 4).max(Duration::from_millis(10));
+        silence = timeout;
     }
     let (receiver, sender) = walsender.stream(&settings.slot, &settings.publication, position.end).await?;
     // The slot is ours now. Had somebody moved it on since it was checked, the server would have begun there silently.
@@ -198,7 +202,7 @@ async fn work(
     });
     tokio::select! {
         biased;
-        followed = follow(receiver, session, &progress, out, settings.pace) => Ok(followed?),
+        followed = follow(receiver, session, &progress, out, settings.pace, silence) => Ok(followed?),
         gone = watch_publication(client, &settings, &captured) => Err(gone),
     }
 }
@@ -282,7 +286,6 @@ impl Source for PostgresSource {
 
     async fn remove(&mut self) -> Result<(), io::Error> {
         self.running = None;
-        let client = server::connect(&self.settings).await?;
-        server::remove(&client, &self.settings, true).await
+        server::remove_all(&self.settings).await
     }
 }

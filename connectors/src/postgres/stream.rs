@@ -1,7 +1,7 @@
 //! The two drivers of a stream: [`follow`] reads and hands over, [`report`] tells the server how far we are. They share
 //! nothing but [`Progress`], so the server hears from us however long downstream stalls.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
@@ -21,18 +21,27 @@ use super::session::Session;
 pub struct Progress {
     received: AtomicU64,
     durable: AtomicU64,
-    /// The server wants to hear from us at once.
+    /// The next report wants an answer.
+    asks: AtomicBool,
+    /// The server wants to hear from us at once, or we from it.
     urgent: Notify,
 }
 
 impl Progress {
     pub fn new(from: Lsn) -> Progress {
-        Progress { received: AtomicU64::new(from.0), durable: AtomicU64::new(from.0), urgent: Notify::new() }
+        let at = || AtomicU64::new(from.0);
+        Progress { received: at(), durable: at(), asks: AtomicBool::new(false), urgent: Notify::new() }
     }
 
     /// Everything before `end` rests in the log.
     pub fn durable(&self, end: Lsn) {
         self.durable.fetch_max(end.0, Ordering::Relaxed);
+    }
+
+    /// Asks the server to say something.
+    fn ask(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+        self.urgent.notify_one();
     }
 
     fn received(&self, at: Lsn) {
@@ -41,15 +50,20 @@ impl Progress {
 }
 
 /// Reads the stream and hands chunks over, until it ends in an error or nobody listens (`Ok`). While downstream is
-/// busy, chunks grow up to their bound; then nothing more is read.
+/// busy, chunks grow up to their bound; then nothing more is read. While nothing comes, an empty one is handed over now
+/// and then. A server that says nothing for `silence`, although it was asked to after half of it, is given up, as the
+/// server gives up a client that is silent for so long.
 pub async fn follow(
     mut receiver: Receiver,
     mut session: Session,
     progress: &Progress,
     out: &mpsc::Sender<Result<SourceBatch, io::Error>>,
     pace: Pace,
+    silence: Duration,
 ) -> Result<(), Error> {
-    let mut idle_at = Instant::now() + pace.idle;
+    // At once for the first time: it says that the stream has begun.
+    let mut idle_at = Instant::now();
+    let mut quiet = Quiet::new(silence);
     loop {
         while !session.is_full()
             && let Some(frame) = receiver.frames.peek()?
@@ -58,21 +72,57 @@ pub async fn follow(
             let size = frame.size();
             receiver.frames.consume(size);
         }
-        let idle_bytes = session.idle_bytes();
-        let due = session.is_hurried() || Instant::now() >= idle_at;
-        let idle = idle_bytes >= pace.idle_bytes || idle_bytes > 0 && due;
+        let due = Instant::now() >= idle_at || session.is_hurried() && session.idle_bytes() > 0;
+        let idle = session.is_between() && (due || session.idle_bytes() >= pace.idle_bytes);
         let ready = session.is_full() || session.is_whole() || idle;
         tokio::select! {
             biased;
             permit = out.reserve(), if ready => {
                 let Ok(permit) = permit else { return Ok(()) };
+                if session.is_full() {
+                    // Nothing was read meanwhile: the silence was ours.
+                    quiet.heard();
+                }
                 permit.send(Ok(session.take()));
                 idle_at = Instant::now() + pace.idle;
             }
-            read = receiver.read(), if !session.is_full() => read?,
-            () = tokio::time::sleep_until(idle_at), if !ready && idle_bytes > 0 => {}
+            read = receiver.read(), if !session.is_full() => {
+                read?;
+                quiet.heard();
+            }
+            () = tokio::time::sleep_until(quiet.until()), if !session.is_full() => {
+                if quiet.asked {
+                    return Err(Error::Silent(silence));
+                }
+                quiet.asked = true;
+                progress.ask();
+            }
+            () = tokio::time::sleep_until(idle_at), if !ready && session.is_between() => {}
             () = out.closed() => return Ok(()),
         }
+    }
+}
+
+/// Since when the server has said nothing.
+struct Quiet {
+    silence: Duration,
+    since: Instant,
+    asked: bool,
+}
+
+impl Quiet {
+    fn new(silence: Duration) -> Quiet {
+        Quiet { silence, since: Instant::now(), asked: false }
+    }
+
+    fn heard(&mut self) {
+        self.since = Instant::now();
+        self.asked = false;
+    }
+
+    /// When something is to be done about it.
+    fn until(&self) -> Instant {
+        self.since + if self.asked { self.silence } else { self.silence / 2 }
     }
 }
 
@@ -116,7 +166,8 @@ pub async fn report(mut sender: Sender, progress: &Progress, interval: Duration)
         let durable = Lsn(progress.durable.load(Ordering::Relaxed));
         let received = Lsn(progress.received.load(Ordering::Relaxed)).max(durable);
         message.clear();
-        wire::status_update(&mut message, received, durable, now_us());
+        let asks = progress.asks.swap(false, Ordering::Relaxed);
+        wire::status_update(&mut message, received, durable, now_us(), asks);
         sender.send(&message).await?;
         tokio::time::sleep(REPORT_EVERY_MIN).await;
     }

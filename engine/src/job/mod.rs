@@ -29,14 +29,14 @@ use crate::io::Gate;
 /// What can go wrong between the engine and those who use it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    #[error("relation {0:?} is not known to the engine")]
+    #[error("the relation with the id {} does not run", .0.0)]
     UnknownRelation(RelationId),
-    #[error("relation {0:?} exists already")]
+    #[error("a relation with the id {} runs already", .0.0)]
     RelationExists(RelationId),
     /// RESTRICT: the named views read the relation.
     #[error("relation {name} is read by {}", dependents.join(", "))]
     HasDependents { name: String, dependents: Vec<String> },
-    #[error("view {name} reads relation {input:?}, which does not exist")]
+    #[error("view {name} reads the relation with the id {}, which does not run", .input.0)]
     UnknownInput { name: String, input: RelationId },
     /// A topic sink, or a table whose rows are in its topic alone.
     #[error("relation {0} keeps no state to read")]

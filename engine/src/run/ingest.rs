@@ -68,7 +68,8 @@ pub struct IngestStatus {
     /// Log transactions.
     pub commits: u64,
     pub retries: u64,
-    /// Age of the newest record when it was committed, milliseconds; 0 where records bear no time.
+    /// Age of the newest record when it was committed, milliseconds; 0 where records bear no time, and once the source
+    /// has said that it waits for more.
     pub lag_ms: i64,
 }
 
@@ -165,10 +166,7 @@ impl Ingest {
             .ok_or_else(|| Error::Outside("the source has broken off; try again after a restart".into()))?
             .remove()
             .await?;
-        let mut producer = driver.producer().await?;
-        producer.append(driver.positions, vec![positions::record(&driver.name, None)]).await?;
-        producer.commit().await?;
-        Ok(())
+        Ok(positions::forget(&*driver.cluster, &driver.name).await?)
     }
 }
 
@@ -223,7 +221,7 @@ impl Driver {
     }
 
     async fn producer(&mut self) -> Result<Box<dyn log::Producer>, log::Error> {
-        self.cluster.producer(&format!("source:{}", self.name)).await
+        self.cluster.producer(&positions::producer_id(&self.name)).await
     }
 
     /// From the stored position until it is told to stop (`Ok`) or something fails.

@@ -52,6 +52,19 @@ pub fn record(source: &str, stored: Option<&Stored>) -> log::NewRecord {
     }
 }
 
+/// Forgets the position of a source that is removed. Fences a driver that still writes it.
+pub async fn forget(cluster: &dyn log::Cluster, source: &str) -> Result<(), log::Error> {
+    let at = partition(cluster).await?;
+    let mut producer = cluster.producer(&producer_id(source)).await?;
+    producer.append(at, vec![record(source, None)]).await?;
+    producer.commit().await.map(|_| ())
+}
+
+/// Under which id a source's records and positions are written.
+pub fn producer_id(source: &str) -> String {
+    format!("source:{source}")
+}
+
 /// The position of every source that has one.
 pub async fn load(cluster: &dyn log::Cluster) -> Result<BTreeMap<String, Stored>, Error> {
     let log = cluster.log(partition(cluster).await?)?;

@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use crate::cluster::access::{Bounds, Isolation};
 use crate::cluster::backend::Fetched;
 use crate::record::codec::Codec;
-use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use crate::record::{Batch, LeaderEpoch, Offset, TopicId, TopicPartition};
 use crate::wire::error_code::ErrorCode;
 use crate::wire::fetch::{
     AbortedTransaction, FetchPartition, FetchRequest, FetchResponse, FetchTopic, FetchableTopicResponse, PartitionData,
@@ -29,6 +29,8 @@ struct Pass {
     failed: bool,
     /// Where the visible part of each partition ended.
     ends: Vec<(TopicPartition, Offset)>,
+    /// `bytes` and what is there but had no room: waiting does not make more of it.
+    available: usize,
 }
 
 /// What is left to give to the partitions that come next, and how.
@@ -50,12 +52,13 @@ impl Broker {
             .min(self.config.fetch_wait_max)
             .min(self.config.idle_max / 2);
         let deadline = self.env.monotonic() + wait;
-        let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
         let bytes_left = usize::try_from(request.max_bytes).unwrap_or(0).min(self.config.fetch_bytes_max);
+        // No answer is larger than `bytes_left`: more is not waited for.
+        let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_left);
         loop {
             let mut pass = self.read(&request, Limits { version, isolation, bytes_left }).await;
             let rest = deadline.saturating_sub(self.env.monotonic());
-            let enough = pass.failed || pass.bytes >= bytes_min;
+            let enough = pass.failed || pass.available >= bytes_min;
             if enough || rest.is_zero() || !self.wait(rest, std::mem::take(&mut pass.ends), isolation).await {
                 return FetchResponse { responses: pass.responses, ..FetchResponse::default() };
             }
@@ -131,10 +134,14 @@ impl Broker {
         if limits.version < ZSTD_FROM && found.batches.iter().any(|batch| matches!(batch.codec(), Ok(Codec::Zstd))) {
             return Err(Refusal::new(ErrorCode::UnsupportedCompressionType, "zstd needs Fetch 10 or later"));
         }
-        pass.ends.push((partition, visible_end(&found.bounds, limits.isolation)));
+        let end = visible_end(&found.bounds, limits.isolation);
+        let cut = found.batches.last().map_or(from, Batch::next_offset) < end;
+        pass.ends.push((partition, end));
         let data = partition_data(asked.partition, found, limits.isolation);
-        pass.bytes += data.records.size();
-        limits.bytes_left = limits.bytes_left.saturating_sub(data.records.size());
+        let size = data.records.size();
+        pass.bytes += size;
+        pass.available += if cut { size.max(bytes_max) } else { size };
+        limits.bytes_left = limits.bytes_left.saturating_sub(size);
         Ok(data)
     }
 }

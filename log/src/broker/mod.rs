@@ -17,7 +17,6 @@ mod topics;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,16 +96,10 @@ pub struct ServerHandle {
     accept: Task<()>,
 }
 
-/// Listens at `address` (`host:port`, port 0 takes a free one) and serves `backend` to Kafka clients.
-pub async fn serve(
-    env: &Env,
-    address: &str,
-    backend: Arc<dyn Backend>,
-    config: BrokerConfig,
-) -> io::Result<ServerHandle> {
+/// Serves `backend` to the Kafka clients that come to the listener.
+pub fn serve(env: &Env, listener: Listener, backend: Arc<dyn Backend>, config: BrokerConfig) -> ServerHandle {
     assert!(config.request_bytes_max <= config.request_memory_bytes, "one request must fit in the memory for all");
     assert!(config.requests_in_flight_max > 0 && config.connections_max > 0, "a limit of nothing serves nobody");
-    let listener = env.listen(address).await?;
     let address = listener.address();
     let broker = Arc::new(Broker {
         env: env.clone(),
@@ -118,7 +111,7 @@ pub async fn serve(
     let connections = Arc::new(Semaphore::new(broker.config.connections_max));
     let (stop, stopped) = watch::channel(false);
     let accept = env.spawn("kafka listener", accept(listener, Arc::clone(&broker), Arc::clone(&connections), stopped));
-    Ok(ServerHandle { address, broker, stop, connections, accept })
+    ServerHandle { address, broker, stop, connections, accept }
 }
 
 impl ServerHandle {

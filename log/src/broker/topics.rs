@@ -45,6 +45,17 @@ pub(super) fn check_not_taken(topic: &Topic) -> Result<(), Refusal> {
     }
 }
 
+/// Whether a client may delete the topic.
+fn check_not_used(topic: &Topic) -> Result<(), Refusal> {
+    match config::used_by(&topic.config) {
+        Some(user) => {
+            let message = format!("this topic is read by {user}: drop that first");
+            Err(Refusal::new(ErrorCode::TopicAuthorizationFailed, message))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Broker {
     pub(super) async fn create_topics(&self, request: CreateTopicsRequest) -> CreateTopicsResponse {
         let mut seen = BTreeSet::new();
@@ -87,9 +98,11 @@ impl Broker {
         });
         let config: TopicConfig = pairs.collect();
         config::check(&config)?;
-        if let Some(value) = config.get(config::WRITER) {
-            let (name, value) = (config::WRITER.to_owned(), value.clone());
-            return Err(Error::InvalidConfig { name, value, reason: "no client sets it" }.into());
+        for name in [config::WRITER, config::USED_BY] {
+            if let Some(value) = config.get(name) {
+                let (name, value) = (name.to_owned(), value.clone());
+                return Err(Error::InvalidConfig { name, value, reason: "no client sets it" }.into());
+            }
         }
         if validate {
             check_name(&name)?;
@@ -166,7 +179,7 @@ impl Broker {
             Err(refusal) => return (asked.name.clone(), Err(refusal)),
         };
         let name = Some(Str::from(topic.name.as_str()));
-        if let Err(refusal) = check_not_taken(&topic) {
+        if let Err(refusal) = check_not_taken(&topic).and_then(|()| check_not_used(&topic)) {
             return (name, Err(refusal));
         }
         let result = match self.env.timeout(time, self.backend.delete_topic(&topic.name)).await {

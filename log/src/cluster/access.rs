@@ -15,13 +15,13 @@ use crate::record::{Batch, LeaderEpoch, NewRecord, Offset, TopicId, TopicPartiti
 pub enum Error {
     #[error("topic {0} does not exist")]
     UnknownTopic(String),
-    #[error("partition {0:?} does not exist")]
+    #[error("{0} does not exist")]
     UnknownPartition(TopicPartition),
     #[error("topic {0} exists already")]
     TopicExists(String),
     #[error("topic name {name:?} is not valid: {reason}")]
     InvalidTopic { name: String, reason: &'static str },
-    #[error("this node does not lead partition {0:?}")]
+    #[error("this node does not lead {0}")]
     NotLeader(TopicPartition),
     #[error("topic option {name}={value:?} is not valid: {reason}")]
     InvalidConfig { name: String, value: String, reason: &'static str },
@@ -33,7 +33,7 @@ pub enum Error {
     ProducerEpoch { producer_id: i64, epoch: i16, current: i16 },
     #[error("a newer producer with the transactional id {0:?} has taken over")]
     Fenced(String),
-    #[error("offset {offset:?} is outside of {start:?}..{end:?}")]
+    #[error("offset {} is outside of {}..{}", .offset.0, .start.0, .end.0)]
     OutOfRange { offset: Offset, start: Offset, end: Offset },
     #[error("the log has diverged: epoch {epoch:?} ends at {end:?}")]
     Diverged { epoch: LeaderEpoch, end: Offset },
@@ -61,6 +61,9 @@ pub struct NewTopic {
 
 /// Kafka's topic configuration by Kafka's names (`cleanup.policy`, `retention.ms`, …); only what differs from the default.
 pub type TopicConfig = BTreeMap<String, String>;
+
+/// Options to set, and those to take back.
+pub type ConfigChanges = BTreeMap<String, Option<String>>;
 
 /// A topic as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +128,9 @@ pub trait Hold: Send + Sync {
 pub trait Cluster: Send + Sync {
     /// Creates the topic; [`Error::TopicExists`] when there is one of that name.
     async fn create_topic(&self, topic: NewTopic) -> Result<Topic, Error>;
+    /// Sets options of a topic (`Some`) or takes them back (`None`); only [`super::config::USED_BY`] and
+    /// [`super::config::WRITER`] can change, any other is [`Error::InvalidConfig`].
+    async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error>;
     /// Deletes a topic and its records.
     async fn delete_topic(&self, name: &str) -> Result<(), Error>;
     fn topic(&self, name: &str) -> Option<Topic>;

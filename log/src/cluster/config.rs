@@ -1,6 +1,6 @@
 //! The options a topic may have: one table for checking, defaults and what CreateTopics answers.
 //!
-//! Names and defaults are Kafka's; `flush`, `record.validation` and [`WRITER`] are ours. An option that is not listed is
+//! Names and defaults are Kafka's; `flush`, `record.validation`, [`USED_BY`] and [`WRITER`] are ours. An option that is not listed is
 //! refused.
 
 use super::access::{Error, TopicConfig};
@@ -33,6 +33,13 @@ pub const WRITER: &str = "riverrun.writer";
 const FLAG: Kind = OneOf(&["false", "true"]);
 const FOREVER: &str = "9223372036854775807";
 
+/// Who reads the topic, as people would name it (`table clicks`); empty: nobody known. Set in process; Kafka clients can
+/// neither set it nor delete such a topic, but write it.
+pub const USED_BY: &str = "riverrun.used_by";
+
+/// Options that may change while the topic stands.
+pub(crate) const CHANGEABLE: &[&str] = &[USED_BY, WRITER];
+
 const fn spec(name: &'static str, default: &'static str, kind: Kind) -> ConfigSpec {
     ConfigSpec { name, default, kind }
 }
@@ -61,6 +68,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     spec("record.validation", "full", OneOf(&["full", "header"])),
     spec("retention.bytes", "-1", Integer(-1)),
     spec("retention.ms", "604800000", Integer(-1)),
+    spec(USED_BY, "", Text),
     spec(WRITER, "", Text),
     spec("segment.bytes", "1073741824", Integer(1_048_576)),
     spec("segment.index.bytes", "10485760", Integer(4)),
@@ -109,6 +117,11 @@ pub fn value<'a>(config: &'a TopicConfig, name: &str) -> &'a str {
 /// Who alone writes the topic, where that is said.
 pub fn writer(config: &TopicConfig) -> Option<&str> {
     Some(value(config, WRITER)).filter(|writer| !writer.is_empty())
+}
+
+/// Who reads the topic, where that is said.
+pub fn used_by(config: &TopicConfig) -> Option<&str> {
+    Some(value(config, USED_BY)).filter(|user| !user.is_empty())
 }
 
 /// As [`value`], of an option that is an integer.

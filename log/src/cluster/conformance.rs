@@ -74,6 +74,16 @@ async fn topics(cluster: &dyn Cluster) {
     odd.config.insert("no.such.option".to_owned(), "1".to_owned());
     assert!(matches!(refused(cluster.create_topic(odd).await), Error::InvalidConfig { .. }));
 
+    let change = |option: &str, value: Option<&str>| [(option.to_owned(), value.map(str::to_owned))].into();
+    let marked = cluster.configure_topic("topics.one", change("riverrun.used_by", Some("table one"))).await.unwrap();
+    assert_eq!(marked.config.get("riverrun.used_by").map(String::as_str), Some("table one"));
+    assert_eq!(cluster.topic("topics.one"), Some(marked));
+    assert_eq!(cluster.configure_topic("topics.one", change("riverrun.used_by", None)).await.unwrap(), one);
+    let other = cluster.configure_topic("topics.one", change("retention.ms", Some("1"))).await;
+    assert!(matches!(refused(other), Error::InvalidConfig { .. }));
+    let unknown = cluster.configure_topic("topics.two", change("riverrun.writer", None)).await;
+    assert!(matches!(refused(unknown), Error::UnknownTopic(_)));
+
     let at = TopicPartition { topic: one.id, partition: 2 };
     let log = cluster.log(at).unwrap();
     log.append(vec![record("gone")]).await.unwrap();

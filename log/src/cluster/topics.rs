@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::access::{NewTopic, Topic, TopicConfig};
+use super::access::{ConfigChanges, NewTopic, Topic, TopicConfig};
 use super::config;
 use super::names::{check_name, collides};
 use crate::Error;
@@ -45,6 +45,10 @@ pub(crate) enum Command {
         topic: NewTopic,
         id: TopicId,
     },
+    Configure {
+        name: String,
+        changes: ConfigChanges,
+    },
     Delete {
         name: String,
     },
@@ -59,6 +63,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) enum Reply {
     Created(Result<Topic, Error>),
+    Configured(Result<Topic, Error>),
     Deleted(Result<Topic, Error>),
     /// All topics that stand.
     Started(Vec<Topic>),
@@ -70,10 +75,15 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) enum Effect {
     Opened(Topic),
+    Changed(Topic),
     Closed(Topic),
 }
 
 impl Topics {
+    pub fn names(&self) -> BTreeMap<TopicId, String> {
+        self.by_name.values().map(|topic| (topic.id, topic.name.clone())).collect()
+    }
+
     fn create(&self, topic: &NewTopic) -> Result<(), Error> {
         check_name(&topic.name)?;
         if self.by_name.contains_key(&topic.name) {
@@ -97,6 +107,23 @@ impl Topics {
             });
         }
         config::check(&topic.config)
+    }
+
+    /// The topic as it will be.
+    fn configure(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
+        let mut topic = self.by_name.get(name).cloned().ok_or_else(|| Error::UnknownTopic(name.to_owned()))?;
+        for (name, value) in changes {
+            if !config::CHANGEABLE.contains(&name.as_str()) {
+                let (value, reason) = (value.unwrap_or_default(), "it cannot change while the topic stands");
+                return Err(Error::InvalidConfig { name, value, reason });
+            }
+            match value {
+                Some(value) => topic.config.insert(name, value),
+                None => topic.config.remove(&name),
+            };
+        }
+        config::check(&topic.config)?;
+        Ok(topic)
     }
 }
 
@@ -129,6 +156,12 @@ impl Machine for Topics {
                 decision.effects.push(Effect::Opened(topic.clone()));
                 topic
             })),
+            Command::Configure { name, changes } => {
+                Reply::Configured(self.configure(&name, changes).inspect(|topic| {
+                    decision.records.push(topic_record(topic));
+                    decision.effects.push(Effect::Changed(topic.clone()));
+                }))
+            }
             Command::Delete { name } => match self.by_name.get(&name) {
                 None => Reply::Deleted(Err(Error::UnknownTopic(name))),
                 Some(topic) => {

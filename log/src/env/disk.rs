@@ -49,6 +49,10 @@ pub trait File: Send + Sync {
     /// Cuts or extends (with zeros).
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    /// Has blocks reserved for this range; the length stays.
+    fn allocate(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }

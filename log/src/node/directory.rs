@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::cluster::config;
 use crate::cluster::topics::Effect;
-use crate::env::Env;
 use crate::machine::Effects;
 use crate::record::{BATCH_HEADER, LeaderEpoch, TopicId, TopicPartition};
+use crate::store::config::PartitionConfig;
 use crate::store::partition::Partition;
 use crate::store::{Found, Store, Transactions};
 use crate::{Error, Topic, TopicConfig};
@@ -69,15 +69,15 @@ impl Directory {
         mut found: Option<&mut Found>,
         transactions: &mut Transactions,
     ) -> Result<(), Error> {
-        let append_time = config::value(&topic.config, "message.timestamp.type") == "LogAppendTime";
+        let stored = stored_config(&topic.config);
         let limit = config::integer(&topic.config, "max.message.bytes");
         // Below the size of a header nothing fits; the builder counts from there.
         let batch_bytes_max = usize::try_from(limit).unwrap_or(0).max(BATCH_HEADER);
         let mut partitions = Vec::with_capacity(topic.partitions.max(0) as usize);
         for partition in 0..topic.partitions {
             let id = TopicPartition { topic: topic.id, partition };
-            let replayed = found.as_mut().map_or(Ok(None), |found| found.take(id))?;
-            partitions.push(self.store.open_partition(id, self.epoch, append_time, replayed, transactions).await?);
+            let replayed = found.as_mut().and_then(|found| found.take(id));
+            partitions.push(self.store.open_partition(id, self.epoch, stored, replayed, transactions).await?);
         }
         let open = Arc::new(OpenTopic { partitions, batch_bytes_max, topic });
         let mut maps = self.write();
@@ -86,6 +86,19 @@ impl Directory {
         drop(maps);
         self.version.send_modify(|version| *version += 1);
         Ok(())
+    }
+
+    /// Makes known what has changed of an open topic's configuration.
+    fn change(&self, topic: Topic) {
+        let mut maps = self.write();
+        if let Some(open) = maps.by_id.get(&topic.id) {
+            let (partitions, batch_bytes_max) = (open.partitions.clone(), open.batch_bytes_max);
+            let changed = Arc::new(OpenTopic { partitions, batch_bytes_max, topic });
+            maps.by_id.insert(changed.topic.id, Arc::clone(&changed));
+            maps.by_name.insert(changed.topic.name.clone(), changed);
+        }
+        drop(maps);
+        self.version.send_modify(|version| *version += 1);
     }
 
     async fn close(&self, topic: &Topic) -> Result<(), Error> {
@@ -130,13 +143,12 @@ impl Directory {
 
 /// Opens and closes what the topics' machine has decided.
 pub(super) struct TopicEffects {
-    env: Env,
     directory: Arc<Directory>,
 }
 
 impl TopicEffects {
-    pub fn new(env: Env, directory: Arc<Directory>) -> TopicEffects {
-        TopicEffects { env, directory }
+    pub fn new(directory: Arc<Directory>) -> TopicEffects {
+        TopicEffects { directory }
     }
 }
 
@@ -145,21 +157,40 @@ impl Effects<Effect> for TopicEffects {
     async fn run(&mut self, effect: Effect) -> Result<(), Error> {
         match effect {
             Effect::Opened(topic) => self.directory.open(topic, None, &mut Transactions::default()).await,
-            Effect::Closed(topic) => {
-                self.directory.close(&topic).await?;
-                reclaim_behind(&self.env, &self.directory.store);
+            Effect::Changed(topic) => {
+                self.directory.change(topic);
                 Ok(())
             }
+            Effect::Closed(topic) => self.directory.close(&topic).await,
         }
     }
 }
 
-/// Frees files of the log that hold nothing of use, beside the caller.
-pub(super) fn reclaim_behind(env: &Env, store: &Arc<Store>) {
-    let store = Arc::clone(store);
-    drop(env.spawn("log-reclaim", async move {
-        if let Err(error) = store.reclaim().await {
-            tracing::warn!(%error, "files of the write-ahead log were not freed");
-        }
-    }));
+/// The cluster's metadata keep everything: what they say of topics is as long as the topics are many.
+pub(super) fn metadata_config() -> PartitionConfig {
+    PartitionConfig { delete: false, ..stored_config(&TopicConfig::new()) }
+}
+
+/// What a topic's options ask of the store.
+pub(super) fn stored_config(config: &TopicConfig) -> PartitionConfig {
+    let integer = |name| config::integer(config, name);
+    let bytes = |name| u32::try_from(integer(name)).unwrap_or(u32::MAX);
+    let policies: Vec<&str> = config::value(config, "cleanup.policy").split(',').map(str::trim).collect();
+    PartitionConfig {
+        log_append_time: config::value(config, "message.timestamp.type") == "LogAppendTime",
+        segment_bytes: bytes("segment.bytes"),
+        segment_ms: integer("segment.ms"),
+        segment_jitter_ms: integer("segment.jitter.ms"),
+        index_interval_bytes: bytes("index.interval.bytes"),
+        retention_ms: integer("retention.ms"),
+        retention_bytes: integer("retention.bytes"),
+        delete: policies.contains(&"delete"),
+        compact: policies.contains(&"compact"),
+        delete_retention_ms: integer("delete.retention.ms"),
+        min_compaction_lag_ms: integer("min.compaction.lag.ms"),
+        max_compaction_lag_ms: integer("max.compaction.lag.ms"),
+        min_cleanable_dirty_ratio: config::value(config, "min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
+        flush_os: config::value(config, "flush") == "os",
+        file_delete_delay_ms: integer("file.delete.delay.ms"),
+    }
 }

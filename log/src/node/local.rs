@@ -8,8 +8,8 @@ use super::directory::OpenTopic;
 use crate::env::Env;
 use crate::record::build::Frame;
 use crate::record::{Batch, NewRecord, Offset, TopicPartition};
-use crate::store::Store;
 use crate::store::partition::{Aborted, Partition};
+use crate::store::{Batches, Store};
 use crate::txn::producer::{runs, too_large};
 use crate::{Bounds, Error, Hold, Isolation, Log, Read};
 
@@ -97,8 +97,7 @@ impl Log for LocalLog {
             }
             return Ok(Read { batches: Vec::new(), next: from, bounds });
         }
-        let batches = self.store.read(&self.partition, from, end, bytes_max).await?;
-        let next = batches.last().map_or(from, Batch::next_offset);
+        let Batches { batches, next } = self.store.read(&self.partition, from, end, bytes_max).await?;
         let aborted = match isolation {
             Isolation::Committed => self.partition.read_aborted(from, next),
             Isolation::Uncommitted => Vec::new(),
@@ -133,9 +132,7 @@ impl Log for LocalLog {
         if let Some(owner) = owner.filter(|_| before > limit) {
             tracing::debug!(partition = ?self.partition.id, owner, held = limit.0, asked = before.0, "a hold limits a trim");
         }
-        let start = self.store.trim(self.partition.id, before).await?;
-        self.store.reclaim().await?;
-        Ok(start)
+        self.store.trim(self.partition.id, before).await
     }
 }
 

@@ -2,15 +2,17 @@
 //! traits [`Cluster`] and [`Backend`].
 //!
 //! ```text
-//! data/  LOCK · format · wal/
+//! data/  LOCK · format · wal/ · topics/<topic id>/<partition>/
 //! ```
 
 mod directory;
 mod local;
+pub mod offline;
 mod protocol;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -18,20 +20,23 @@ use tokio::sync::watch;
 use self::directory::{Directory, OpenTopic, TopicEffects};
 use self::local::LocalLog;
 use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
-use crate::env::{Env, Open, read_full};
+use crate::env::{Env, Lock, Open, read_full};
 use crate::machine::Host;
 use crate::quorum::{Leadership, OneVoter};
 use crate::record::{LeaderEpoch, TopicId, TopicPartition};
 use crate::store::partition::Partition;
-use crate::store::{Acknowledge, Found, Store, StoreConfig, StoreMetrics, Transactions};
+use crate::store::{Acknowledge, Found, Replayed, Store, StoreConfig, StoreMetrics, Transactions};
 use crate::txn::coordinator::Coordinator;
 use crate::txn::producer::LocalProducer;
 use crate::txn::{self, Surroundings};
-use crate::{Cluster, Cut, Error, Log, LogJournal, NewTopic, Producer, Topic};
+use crate::{Cluster, ConfigChanges, Cut, Error, Log, LogJournal, NewTopic, Producer, Topic};
 
 /// The partition that holds the cluster's metadata, under the id Kafka gives it.
 const METADATA: TopicPartition =
     TopicPartition { topic: TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), partition: 0 };
+
+/// How often retention looks for records that are due.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// The limits of a node. Every queue and buffer of the log is bounded by one of these or by a constant beside it.
 #[derive(Clone, Debug)]
@@ -41,6 +46,12 @@ pub struct NodeConfig {
     pub shards: usize,
     /// A file of the write-ahead log ends at about this size, in bytes.
     pub wal_file_bytes: u64,
+    /// Files of the log that recovery may have to read before a checkpoint is taken.
+    pub checkpoint_files: usize,
+    /// The most files of the log: over it writers wait for a checkpoint.
+    pub wal_files_max: usize,
+    /// No segment of a partition is larger, in bytes, whatever `segment.bytes` of its topic says.
+    pub segment_bytes_max: u32,
     /// One write to it, at most about this, in bytes.
     pub wal_group_bytes: usize,
     /// The newest batches kept in memory for readers, in bytes.
@@ -57,6 +68,9 @@ impl Default for NodeConfig {
             node_id: 1,
             shards: 2,
             wal_file_bytes: 64 * 1024 * 1024,
+            checkpoint_files: 2,
+            wal_files_max: 8,
+            segment_bytes_max: i32::MAX as u32,
             wal_group_bytes: 8 * 1024 * 1024,
             tail_bytes: 64 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
@@ -66,7 +80,7 @@ impl Default for NodeConfig {
     }
 }
 
-/// What the first file of a data directory says. Version 0 promises nothing to later ones.
+/// What the first file of a data directory says. Version 0 (a log without segments) is not read any more.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Format {
@@ -77,7 +91,7 @@ struct Format {
     disk_id: String,
 }
 
-const FORMAT_VERSION: u32 = 0;
+const FORMAT_VERSION: u32 = 1;
 
 /// A running node. [`Node::shutdown`] stops it and waits; dropping it has it stop behind the caller, and the data
 /// directory stays locked until that is done.
@@ -107,16 +121,14 @@ impl Node {
     /// durable are damaged.
     pub async fn open(env: Env, data_dir: &Path, config: NodeConfig) -> Result<Arc<Node>, Error> {
         env.disk().create_dir(data_dir)?;
-        let lock = match env.disk().lock(&data_dir.join("LOCK")) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                return Err(Error::Busy("another process has the data directory open"));
-            }
-            other => other?,
-        };
+        let lock = lock_directory(&env, data_dir)?;
         let format = read_or_write_format(&env, data_dir, config.node_id)?;
         let store_config = StoreConfig {
             shards: config.shards,
             file_bytes: config.wal_file_bytes,
+            checkpoint_files: config.checkpoint_files,
+            files_max: config.wal_files_max,
+            segment_bytes_max: config.segment_bytes_max,
             group_bytes: config.wal_group_bytes,
             tail_bytes: config.tail_bytes,
             pending_bytes: config.pending_bytes,
@@ -135,13 +147,18 @@ impl Node {
         let coordinator = Coordinator::start(&env, Arc::clone(&store), around, states, open, epochs).await?;
         let took = env.monotonic() - began;
         tracing::info!(epoch = epoch.0, bytes = found.bytes, ms = took.as_millis() as u64, "log recovered");
-        directory::reclaim_behind(&env, &store);
+        drop(env.spawn("log-retention", retain(env.clone(), Arc::downgrade(&store))));
         Ok(Arc::new(Node { env, config, format, inner, coordinator }))
     }
 
     /// Stops the intake, makes durable what was taken, and releases the data directory.
     pub async fn shutdown(&self) {
         self.inner.store.stop().await;
+    }
+
+    /// Takes a checkpoint now: recovery will begin here. Without it one is taken from time to time.
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        self.inner.store.checkpoint().await
     }
 
     /// Becomes the reason once a write to the disk has failed. Nothing is acknowledged from then on: the process must
@@ -156,6 +173,19 @@ impl Node {
     }
 }
 
+/// From time to time removes what retention removes, until the log stops.
+async fn retain(env: Env, store: Weak<Store>) {
+    loop {
+        env.sleep(RETENTION_INTERVAL).await;
+        let Some(store) = store.upgrade() else { return };
+        if let Err(error) = store.retain(env.now_ms()).await {
+            // The log has stopped, or will say itself why it must.
+            tracing::debug!(%error, "retention ends");
+            return;
+        }
+    }
+}
+
 /// Loads the topics from the quorum, counts this start, and opens every partition.
 async fn open_topics(
     env: &Env,
@@ -164,16 +194,17 @@ async fn open_topics(
     node_id: i32,
 ) -> Result<(Arc<Inner>, Transactions, LeaderEpoch), Error> {
     let mut transactions = Transactions::default();
-    let metadata = found.take(METADATA)?;
-    let last = metadata.as_ref().map_or(Ok(LeaderEpoch(0)), |replayed| store.last_epoch(METADATA, replayed))?;
+    let metadata = found.take(METADATA);
+    let last = metadata.as_ref().map_or(LeaderEpoch(0), Replayed::last_epoch);
     let epoch = LeaderEpoch(last.0 + 1);
-    let metadata = store.open_partition(METADATA, epoch, false, metadata, &mut transactions).await?;
+    let config = directory::metadata_config();
+    let metadata = store.open_partition(METADATA, epoch, config, metadata, &mut transactions).await?;
     let log = LocalLog::new(env.clone(), Arc::clone(store), Arc::new(OpenTopic::metadata(&metadata)), metadata);
     let journal = Arc::new(LogJournal::new(Arc::new(log)));
     let quorum = Arc::new(OneVoter::new(journal, Leadership { node_id, term: epoch.0 }));
 
     let directory = Arc::new(Directory::new(Arc::clone(store), epoch));
-    let effects = Box::new(TopicEffects::new(env.clone(), Arc::clone(&directory)));
+    let effects = Box::new(TopicEffects::new(Arc::clone(&directory)));
     let topics = Host::start(env, "log-topics", quorum, Topics::default(), effects).await?;
     let Reply::Started(standing) = topics.ask(Command::Start { epoch }).await? else {
         unreachable!("a start is answered as one");
@@ -181,6 +212,12 @@ async fn open_topics(
     for topic in standing {
         directory.open(topic, Some(&mut *found), &mut transactions).await?;
     }
+    // Topics are known before anything is written to them: what nobody knows is left of a deletion.
+    for partition in found.rest() {
+        tracing::info!(?partition, "what is left of a deleted topic is removed");
+        store.forget(partition).await?;
+    }
+    store.start_checkpoints();
     let inner =
         Inner { env: env.clone(), store: Arc::clone(store), directory, topics, producer_ids: Mutex::new((0, 0)) };
     Ok((Arc::new(inner), transactions, epoch))
@@ -194,6 +231,13 @@ impl Inner {
         match self.topics.ask(Command::Create { topic, id: TopicId(id) }).await? {
             Reply::Created(created) => created,
             _ => unreachable!("a creation is answered as one"),
+        }
+    }
+
+    async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
+        match self.topics.ask(Command::Configure { name: name.to_owned(), changes }).await? {
+            Reply::Configured(configured) => configured,
+            _ => unreachable!("a configuration is answered as one"),
         }
     }
 
@@ -247,6 +291,10 @@ impl Cluster for Node {
         self.inner.create_topic(topic).await
     }
 
+    async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
+        self.inner.configure_topic(name, changes).await
+    }
+
     async fn delete_topic(&self, name: &str) -> Result<(), Error> {
         if name == txn::TOPIC {
             let reason = "the node needs it";
@@ -292,6 +340,15 @@ impl Cluster for Node {
     }
 }
 
+fn lock_directory(env: &Env, data_dir: &Path) -> Result<Box<dyn Lock>, Error> {
+    match env.disk().lock(&data_dir.join("LOCK")) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(Error::Busy("another process has the data directory open"))
+        }
+        other => Ok(other?),
+    }
+}
+
 fn read_or_write_format(env: &Env, data_dir: &Path, node_id: i32) -> Result<Format, Error> {
     let path = data_dir.join("format");
     let corrupt = |detail: String| Error::Corrupt { place: path.display().to_string(), detail };
@@ -307,12 +364,17 @@ fn read_or_write_format(env: &Env, data_dir: &Path, node_id: i32) -> Result<Form
             if format.oldest_reader > FORMAT_VERSION {
                 return Err(corrupt(format!("version {} is newer than this binary reads", format.version)));
             }
+            if format.version < FORMAT_VERSION {
+                let detail = "version 0 of the format was never promised to last: begin with another data directory";
+                return Err(corrupt(detail.to_owned()));
+            }
             Ok(format)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = || url_base64_128(env.random_u64(), env.random_u64());
             let (cluster_id, disk_id) = (id(), id());
-            let format = Format { version: FORMAT_VERSION, oldest_reader: 0, cluster_id, node_id, disk_id };
+            let format =
+                Format { version: FORMAT_VERSION, oldest_reader: FORMAT_VERSION, cluster_id, node_id, disk_id };
             let bytes = serde_json::to_vec_pretty(&format).expect("the format can be written as JSON");
             let new = data_dir.join("format.new");
             match env.disk().unlink(&new) {

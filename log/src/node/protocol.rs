@@ -12,6 +12,7 @@ use super::Node;
 use super::local::visible_end;
 use crate::cluster::backend::{AbortedTransaction, Appending, Backend, Fetched, Found, TimestampQuery};
 use crate::record::{Batch, BatchError, Offset, TopicId, TopicPartition};
+use crate::store::Batches;
 use crate::store::partition::Partition;
 use crate::txn::Surroundings;
 use crate::{Bounds, Error, Isolation, Topic};
@@ -52,8 +53,7 @@ impl Backend for Node {
         if from >= end {
             return Ok(Fetched { batches: Vec::new(), bounds, aborted: Vec::new() });
         }
-        let batches = self.inner.store.read(&partition, from, end, bytes_max).await?;
-        let next = batches.last().map_or(from, Batch::next_offset);
+        let Batches { batches, next } = self.inner.store.read(&partition, from, end, bytes_max).await?;
         let aborted = match isolation {
             Isolation::Uncommitted => Vec::new(),
             Isolation::Committed => {
@@ -108,22 +108,19 @@ impl Backend for Node {
         let end = visible_end(&bounds, isolation);
         let wanted = match query {
             TimestampQuery::AtOrAfter(timestamp_ms) => Some(timestamp_ms),
-            TimestampQuery::Max => partition.timestamp_max(end),
+            TimestampQuery::Max => self.inner.store.timestamp_max(&partition, end).await?,
         };
         let Some(wanted) = wanted else { return Ok(None) };
         let mut from = bounds.start;
-        while let Some((base, next)) = partition.find_timestamp(wanted, from, end) {
-            let batches = self.inner.store.read(&partition, base.max(from), end, 1).await?;
-            for batch in &batches {
-                if let Some(found) = find_in(batch, bounds.start, wanted).map_err(|error| Error::Corrupt {
-                    place: format!("partition {:?} at offset {}", partition.id, batch.base_offset().0),
-                    detail: error.to_string(),
-                })? {
-                    return Ok(Some(found));
-                }
+        while let Some(batch) = self.inner.store.find_timestamp(&partition, wanted, from, end).await? {
+            if let Some(found) = find_in(&batch, bounds.start, wanted).map_err(|error| Error::Corrupt {
+                place: format!("partition {:?} at offset {}", partition.id, batch.base_offset().0),
+                detail: error.to_string(),
+            })? {
+                return Ok(Some(found));
             }
             // Its records with such a timestamp lie below the start.
-            from = next;
+            from = batch.next_offset();
         }
         Ok(None)
     }

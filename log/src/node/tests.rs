@@ -96,7 +96,10 @@ fn written(count: usize, file_bytes: u64) -> (Env, SimDisk) {
     let disk = SimDisk::new(7);
     let env = Env::simulated(7).with_disk(Arc::new(disk.clone()));
     env.run(async {
-        let config = NodeConfig { wal_file_bytes: file_bytes, ..NodeConfig::default() };
+        // No checkpoint: everything stays in the log.
+        let (checkpoint_files, wal_files_max) = (1000, 1000);
+        let config =
+            NodeConfig { wal_file_bytes: file_bytes, checkpoint_files, wal_files_max, ..NodeConfig::default() };
         let node = Node::open(env.clone(), dir(), config).await.unwrap();
         let a = topic(&node, "a").await;
         for i in 0..count {
@@ -120,18 +123,46 @@ fn position_of(bytes: &[u8], text: &str) -> usize {
     bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap()
 }
 
+/// Damage in the payload of one entry: its partition is fenced, also at later starts, and the rest is served.
+#[test]
+fn damage_in_the_log_fences_the_partition_and_no_other() {
+    let (env, disk) = written(20, 1 << 20);
+    let path = Path::new("/data/wal/0000000001.wal");
+    disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3"));
+    env.run(async {
+        for start in 0..3 {
+            let node = open(&env).await;
+            let a = TopicPartition { topic: node.topic("a").unwrap().id, partition: 0 };
+            let log = node.log(a).unwrap();
+            let read = log.read(Offset(0), Offset(1), 1 << 20, Isolation::Committed).await;
+            let error = format!("{:?}", read.unwrap_err());
+            assert!(error.contains("0000000001.wal at byte") && error.contains("Corrupt"), "{error}");
+            let append = log.append(vec![record("x")]).await;
+            assert!(matches!(append, Err(Error::Corrupt { .. })), "{append:?}");
+            let b = topic(&node, &format!("b{start}")).await;
+            node.log(b).unwrap().append(vec![record("fine")]).await.unwrap();
+            assert_eq!(all(&node, b, Isolation::Committed).await, vec!["fine"]);
+            node.checkpoint().await.unwrap();
+            node.shutdown().await;
+        }
+    });
+    assert!(disk.bytes(Path::new("/data/wal/0000000001.wal-damaged")).is_some());
+}
+
 #[test]
 fn damage_before_the_end_is_an_error_that_names_the_place() {
     let (env, disk) = written(20, 1 << 20);
     let path = Path::new("/data/wal/0000000001.wal");
-    disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3"));
+    // The header of an entry: nobody knows whose it was.
+    disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3") - 100);
     let error = open_error(&env);
     assert!(error.contains("0000000001.wal at byte") && error.contains("damaged"), "{error}");
 
     let (env, disk) = written(20, 2000);
     let path = Path::new("/data/wal/0000000002.wal");
-    let end = disk.bytes(path).unwrap().len();
-    disk.flip_bit(path, end - 1);
+    let bytes = disk.bytes(path).unwrap();
+    let last = bytes.windows(13).rposition(|window| window == b"record number").unwrap();
+    disk.flip_bit(path, last);
     assert!(open_error(&env).contains("0000000002.wal"), "the end of a file that is not the last is no tail");
 
     let (env, disk) = written(20, 2000);
@@ -146,7 +177,8 @@ fn damage_found_by_a_read_is_an_error() {
     env.run(async {
         let node = open(&env).await;
         let a = TopicPartition { topic: node.topic("a").unwrap().id, partition: 0 };
-        let path = Path::new("/data/wal/0000000001.wal");
+        let path = format!("/data/topics/{:032x}/0/{:020}.log", u128::from_be_bytes(a.topic.0), 0);
+        let path = Path::new(&path);
         disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3"));
         let log = node.log(a).unwrap();
         assert!(log.read(Offset(0), Offset(3), 1 << 20, Isolation::Committed).await.is_ok());
@@ -236,15 +268,17 @@ fn deleting_a_topic_frees_its_files() {
     let (env, _disk) = written(200, 2000);
     env.run(async {
         let node = open(&env).await;
-        let before = node.metrics().files;
+        let id = node.topic("a").unwrap().id;
+        let directory = Path::new("/data/topics").join(format!("{:032x}", u128::from_be_bytes(id.0)));
+        assert!(!env.disk().list(&directory).unwrap().is_empty());
         node.delete_topic("a").await.unwrap();
         // The files go behind the caller.
-        while node.metrics().files > before / 4 {
+        while !env.disk().list(&directory).unwrap().is_empty() {
             env.step().await;
         }
         node.shutdown().await;
         let node = open(&env).await;
-        assert!(node.metrics().files <= before / 4);
+        assert!(env.disk().list(&directory).unwrap().is_empty());
         assert!(node.topic("a").is_none());
     });
 }

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 
-use super::decode::each_header;
-use super::{Batch, BatchError};
+use super::codec::Codec;
+use super::decode::{RECORD_BYTES_MIN, each_header};
+use super::{Batch, BatchError, varint};
 
 /// How closely a batch is looked at (`record.validation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validation {
-    /// Header, checksum and counts.
+    /// Header, checksum and counts: a plain batch is walked by the lengths of its records, of a packed one no more is
+    /// taken than its bytes could hold.
     Header,
     /// And every record: unpacked, its lengths, order and headers. Where SQL reads.
     Full,
@@ -39,10 +41,13 @@ impl Batch {
         let mut batch = Batch::unchecked(bytes);
         batch.check_sum()?;
         batch.check_header()?;
-        if rules.validation == Validation::Full {
-            let max_timestamp_ms = batch.check_records(rules)?;
-            if batch.max_timestamp_ms() != max_timestamp_ms {
-                batch.set_max_timestamp(max_timestamp_ms);
+        match rules.validation {
+            Validation::Header => batch.check_count()?,
+            Validation::Full => {
+                let max_timestamp_ms = batch.check_records(rules)?;
+                if batch.max_timestamp_ms() != max_timestamp_ms {
+                    batch.set_max_timestamp(max_timestamp_ms);
+                }
             }
         }
         Ok(batch)
@@ -73,6 +78,30 @@ impl Batch {
             (0.., 0.., -1) if self.is_control() => Ok(()),
             _ => bad("a producer id without epoch or sequence"),
         }
+    }
+
+    /// A count that is not that of the records would give readers offsets without records, for ever.
+    fn check_count(&self) -> Result<(), BatchError> {
+        let codec = self.codec()?;
+        if codec != Codec::None {
+            let most = codec.unpacked_bytes_max(self.body.len()) / RECORD_BYTES_MIN;
+            let fits = self.record_count() as usize <= most;
+            return if fits { Ok(()) } else { Err(BatchError::Malformed("it claims more records than it can hold")) };
+        }
+        let (body, mut at) = (&self.body[..], 0);
+        for index in 0..self.record_count() {
+            let bad = |reason| BatchError::Record { index, reason };
+            let length = varint::get_i32(body, &mut at).ok_or(bad("the length cannot be read"))?;
+            let length = usize::try_from(length).map_err(|_| bad("negative length"))?;
+            if length < RECORD_BYTES_MIN - 1 {
+                return Err(bad("it is shorter than a record"));
+            }
+            if length > body.len() - at {
+                return Err(bad("it is longer than what is left of the batch"));
+            }
+            at += length;
+        }
+        if at == body.len() { Ok(()) } else { Err(BatchError::Malformed("bytes behind the last record")) }
     }
 
     /// Walks all records; returns the largest timestamp.

@@ -1,8 +1,17 @@
 //! The four compression codecs of record batches, reading side: bounded, whatever the bytes claim.
+//!
+//! Unpacked records have a limit of their own ([`Codec::unpacked_bytes_max`]). Besides them no codec allocates more than
+//! twice its input and 1 MiB: what a frame says of its window, its blocks or its content buys no memory. Memory for the
+//! output grows with output that is really there: gzip and zstd write into a buffer that doubles when it is full; snappy
+//! and lz4 blocks are walked first, which gives their length without unpacking them.
+
+mod lz4;
+mod snappy;
+mod zstd;
 
 use std::io::{self, Read};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::BatchError;
 
@@ -37,66 +46,47 @@ impl Codec {
         }
     }
 
+    /// The most that `packed_bytes` may become.
+    pub(super) fn unpacked_bytes_max(self, packed_bytes: usize) -> usize {
+        match self {
+            Codec::None => packed_bytes,
+            _ => packed_bytes.saturating_mul(RATIO_MAX).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX),
+        }
+    }
+
     /// The plain records section. Costs nothing for [`Codec::None`].
     pub fn unpack(self, packed: &Bytes) -> Result<Bytes, BatchError> {
-        let limit = (packed.len().saturating_mul(RATIO_MAX)).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX);
-        match self {
-            Codec::None => Ok(packed.clone()),
-            Codec::Gzip => drain(flate2::bufread::MultiGzDecoder::new(&packed[..]), packed.len(), limit),
-            Codec::Snappy => unpack_snappy(packed, limit),
-            Codec::Lz4 => drain(lz4_flex::frame::FrameDecoder::new(&packed[..]), packed.len(), limit),
-            Codec::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(&packed[..]).map_err(BatchError::Decompress)?;
-                drain(decoder, packed.len(), limit)
-            }
-        }
+        let limit = self.unpacked_bytes_max(packed.len());
+        let mut out = match self {
+            Codec::None => return Ok(packed.clone()),
+            Codec::Gzip => unpack_gzip(packed, limit)?,
+            Codec::Snappy => snappy::unpack(packed, limit)?,
+            Codec::Lz4 => lz4::unpack(packed, limit)?,
+            Codec::Zstd => zstd::unpack(packed, limit)?,
+        };
+        // What is handed on may be held for long.
+        out.shrink_to_fit();
+        Ok(Bytes::from(out))
     }
 }
 
-/// Reads to the end; the buffer grows with what really comes.
-fn drain(reader: impl Read, packed: usize, limit: usize) -> Result<Bytes, BatchError> {
-    let mut out = Vec::with_capacity(packed.saturating_mul(4).min(limit));
+fn unpack_gzip(packed: &[u8], limit: usize) -> Result<Vec<u8>, BatchError> {
+    let mut out = Vec::with_capacity(packed.len().min(limit));
+    let reader = flate2::bufread::MultiGzDecoder::new(packed);
     reader.take(limit as u64 + 1).read_to_end(&mut out).map_err(BatchError::Decompress)?;
-    if out.len() > limit { Err(BatchError::Expands { limit }) } else { Ok(Bytes::from(out)) }
+    if out.len() > limit { Err(BatchError::Expands { limit }) } else { Ok(out) }
 }
 
-/// The framing that Kafka's Java clients put around snappy blocks: this, a version and a compatible version (i32 each),
-/// then blocks, each behind its length (i32).
-const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
-const XERIAL_HEADER: usize = XERIAL_MAGIC.len() + 8;
-
-fn unpack_snappy(packed: &[u8], limit: usize) -> Result<Bytes, BatchError> {
-    let mut out = Vec::new();
-    if !packed.starts_with(XERIAL_MAGIC) {
-        append_snappy_block(packed, limit, &mut out)?;
-        return Ok(Bytes::from(out));
-    }
-    let mut rest = packed.get(XERIAL_HEADER..).ok_or(BatchError::Malformed("snappy header ends early"))?;
-    while !rest.is_empty() {
-        if rest.len() < 4 {
-            return Err(BatchError::Malformed("snappy block length ends early"));
-        }
-        let length = rest.get_u32() as usize;
-        let block = rest.get(..length).ok_or(BatchError::Malformed("snappy block ends early"))?;
-        append_snappy_block(block, limit, &mut out)?;
-        rest.advance(length);
-    }
-    Ok(Bytes::from(out))
-}
-
-/// A block says how long it will be; snappy cannot pack tighter than 64 bytes into 3, so a longer claim is a lie and is
-/// refused before anything is allocated for it.
-fn append_snappy_block(block: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), BatchError> {
-    let bad = |error: snap::Error| BatchError::Decompress(io::Error::new(io::ErrorKind::InvalidData, error));
-    let length = snap::raw::decompress_len(block).map_err(bad)?;
-    if length > block.len().saturating_mul(64) {
-        return Err(BatchError::Malformed("snappy block claims more than it can hold"));
-    }
-    if length > limit - out.len() {
+/// `out` longer by `length` zero bytes, unless that passes the limit; returns where they begin.
+fn extend(out: &mut Vec<u8>, length: usize, limit: usize) -> Result<usize, BatchError> {
+    let start = out.len();
+    if length > limit - start {
         return Err(BatchError::Expands { limit });
     }
-    let start = out.len();
     out.resize(start + length, 0);
-    let written = snap::raw::Decoder::new().decompress(block, &mut out[start..]).map_err(bad)?;
-    if written == length { Ok(()) } else { Err(BatchError::Malformed("snappy block is shorter than it claims")) }
+    Ok(start)
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BatchError {
+    BatchError::Decompress(io::Error::new(io::ErrorKind::InvalidData, error))
 }

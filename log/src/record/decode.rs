@@ -27,6 +27,9 @@ impl Batch {
     }
 }
 
+/// Length, attributes, timestamp, offset, key length, value length and header count: a byte each.
+pub(super) const RECORD_BYTES_MIN: usize = 7;
+
 /// Iterator over the records of one batch. An error ends it; bytes left over behind the last record are one too.
 #[derive(Clone, Debug)]
 pub struct Records {
@@ -63,8 +66,8 @@ impl Iterator for Records {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = (self.count - self.index) as usize;
-        // A record has at least 7 bytes, whatever the count claims.
-        (left.min((self.plain.len() - self.at) / 7), Some(left + 1))
+        // Whatever the count claims.
+        (left.min((self.plain.len() - self.at) / RECORD_BYTES_MIN), Some(left + 1))
     }
 }
 

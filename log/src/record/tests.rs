@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use super::batch::Producer;
 use super::build::{Frame, Marker};
 use super::check::{Rules, Validation};
+use super::codec::Codec;
 use super::{Batch, BatchError, Header, LeaderEpoch, NewRecord, Offset};
+use crate::wire::tests::measured;
 
 const RULES: Rules = Rules { validation: Validation::Full, batch_bytes_max: 1 << 20, key_required: false };
 const FRAME: Frame = Frame { now_ms: 7, producer: None, transactional: false, batch_bytes_max: 1 << 20 };
@@ -196,12 +198,80 @@ fn bombs_are_refused() {
     let plain = vec![0u8; 5 << 20];
     for codec in [1, 3, 4] {
         let body = Bytes::from(packed(codec, &plain));
-        let result = super::codec::Codec::from_attributes(codec).unwrap().unpack(&body);
+        let result = Codec::from_attributes(codec).unwrap().unpack(&body);
         assert!(matches!(result, Err(BatchError::Expands { .. })), "codec {codec}");
     }
     // A snappy block of six bytes that claims four gigabytes.
     let claim = Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
-    assert!(super::codec::Codec::Snappy.unpack(&claim).is_err());
+    assert!(Codec::Snappy.unpack(&claim).is_err());
+}
+
+/// What cannot be made smaller, the same for the same seed.
+fn noise(length: usize) -> Vec<u8> {
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut byte = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 56) as u8
+    };
+    (0..length).map(|_| byte()).collect()
+}
+
+/// An lz4 frame of the largest block size: what many clients name whatever they send.
+fn lz4_frame(plain: &[u8], linked: bool) -> Vec<u8> {
+    let mode = if linked { lz4_flex::frame::BlockMode::Linked } else { lz4_flex::frame::BlockMode::Independent };
+    let info = lz4_flex::frame::FrameInfo::new()
+        .block_size(lz4_flex::frame::BlockSize::Max4MB)
+        .block_mode(mode)
+        .block_checksums(true)
+        .content_checksum(true)
+        .content_size(Some(plain.len() as u64));
+    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Besides what it hands out, which grows by doubling and has its own limit.
+#[test]
+fn no_codec_allocates_more_than_twice_its_input_and_a_mebibyte() {
+    let check = |what: &str, codec: Codec, packed: Vec<u8>, plain: Option<&[u8]>| {
+        let packed = Bytes::from(packed);
+        let (result, allocated) = measured(|| codec.unpack(&packed));
+        let out = match (&result, plain) {
+            (Ok(out), Some(plain)) => {
+                assert!(out == plain, "{what}: {} of {} bytes", out.len(), plain.len());
+                out.len()
+            }
+            (Err(BatchError::Expands { limit }), None) => *limit,
+            (Err(_), None) => 0,
+            (found, _) => panic!("{what}: {:?}", found.as_ref().map(Bytes::len)),
+        };
+        let most = 2 * packed.len() + (1 << 20) + 5 * out;
+        assert!(allocated <= most, "{what}: {allocated} for {} bytes in and {out} out", packed.len());
+    };
+    let (text, noise) = (b"a record like the one before ".repeat(40_000), noise(2 << 20));
+    for (number, codec) in [(1, Codec::Gzip), (2, Codec::Snappy), (3, Codec::Lz4), (4, Codec::Zstd), (5, Codec::Snappy)]
+    {
+        for plain in [&noise[..300], &noise, &text, &text[..3_000]] {
+            check("honest", codec, packed(number, plain), Some(plain));
+        }
+        check("cut", codec, packed(number, &noise[..5_000])[..4_000].to_vec(), None);
+        if number != 5 {
+            check("bomb", codec, packed(number, &vec![0; 70 << 20]), None);
+        }
+    }
+    for plain in [&noise[..10], &noise, &text] {
+        check("lz4, linked", Codec::Lz4, lz4_frame(plain, true), Some(plain));
+        check("lz4, large blocks", Codec::Lz4, lz4_frame(plain, false), Some(plain));
+        let twice = [lz4_frame(plain, true), lz4_frame(plain, false)].concat();
+        check("lz4, two frames", Codec::Lz4, twice, Some(&plain.repeat(2)));
+    }
+    // 2 MiB are claimed, as far as the ratio allows, and none are there.
+    let mut claim = vec![0x80, 0x80, 0x80, 0x01];
+    claim.resize(40_000, 0);
+    check("snappy, a claim", Codec::Snappy, claim, None);
+    // A frame of one block that claims all a block may hold and says nothing.
+    let frame = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x70, 0x73, 4, 0, 0, 0, 0xf0, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    check("lz4, a claim", Codec::Lz4, frame.to_vec(), None);
 }
 
 #[test]
@@ -210,6 +280,7 @@ fn rules_are_kept() {
     let check = |change: &dyn Fn(&mut Batch), rules: Rules| {
         let mut batch = good.clone();
         change(&mut batch);
+        batch.header[8..12].copy_from_slice(&(49 + batch.body.len() as i32).to_be_bytes());
         batch.seal();
         Batch::check(bytes_of(&batch), &rules)
     };
@@ -224,12 +295,43 @@ fn rules_are_kept() {
     assert!(check(&|b| b.header[43..51].fill(0), header).is_err(), "a producer without epoch and sequence");
     assert!(check(&|b| b.header[51..57].fill(0), header).is_ok(), "zeros without a producer");
     assert!(check(&|b| b.header[22] = 1 << 4, header).is_err());
+    assert!(check(&|b| b.body = b.body.slice(..b.body.len() - 1), header).is_err(), "a record is cut");
+    assert!(check(&|b| b.body = [&b.body[..], &[0]].concat().into(), header).is_err(), "bytes behind the records");
     let mut bytes = bytes_of(&good).to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     assert!(matches!(Batch::check(bytes.into(), &header), Err(BatchError::Checksum { .. })));
     // A wrong maximum timestamp is put right.
     let put_right = check(&|b| b.set_max_timestamp(77), RULES).unwrap();
     assert_eq!(put_right, good);
+}
+
+/// A count that the records do not bear out gives offsets without records.
+#[test]
+fn counts_are_checked_without_unpacking() {
+    let header = Rules { validation: Validation::Header, ..RULES };
+    let claim = |codec: i16, count: i32| {
+        let mut batch = repack(&Batch::build(&sample(), &FRAME).unwrap(), codec);
+        batch.header[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        batch.header[57..61].copy_from_slice(&count.to_be_bytes());
+        batch.seal();
+        Batch::check(bytes_of(&batch), &header).is_ok()
+    };
+    assert_eq!([1, 2, 3, 4, i32::MAX].map(|count| claim(0, count)), [false, false, true, false, false]);
+    for codec in 1..=5 {
+        assert!(claim(codec, 3), "codec {codec}");
+        // Four mebibytes are what so small a batch may become, and a record has seven bytes.
+        assert!(claim(codec, (4 << 20) / 7), "codec {codec}");
+        assert!(!claim(codec, (4 << 20) / 7 + 1), "codec {codec}");
+        assert!(!claim(codec, i32::MAX), "codec {codec}");
+    }
+    // Records too short to be any, as many as the bytes allow.
+    let mut batch = Batch::build(&sample(), &FRAME).unwrap();
+    let count = batch.body.len() as i32;
+    batch.body = vec![0; count as usize].into();
+    batch.header[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+    batch.header[57..61].copy_from_slice(&count.to_be_bytes());
+    batch.seal();
+    assert!(Batch::check(bytes_of(&batch), &header).is_err());
 }
 
 proptest! {

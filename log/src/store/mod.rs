@@ -1,21 +1,35 @@
-//! The durable store: one write-ahead log a data directory, replayed at start, and what readers need in memory.
+//! The durable store: one write-ahead log a data directory, segments in Kafka's format behind it, checkpoints that keep
+//! the log short, and what readers need in memory.
 //!
 //! ```text
-//!  callers ──▶ mailbox ──▶ shard: offset, stamp, producer check ──▶ queue ──▶ writer: write, sync
+//!  callers ──▶ mailbox ──▶ shard: offset, place, producer check ──▶ queue ──▶ writer: write, sync
 //!                            ▲    │ no await in between                          │
-//!                            │    ▼                                              │ places, in order
-//!                        visible: index, hot tail, high watermark ◀──────────────┘
-//!                            └──▶ stable: last stable offsets and cuts, one lock
+//!                            │    ▼                                              │ durable, in order
+//!                        visible: hot tail, high watermark ◀─────────────────────┘
+//!                            │  └──▶ stable: last stable offsets and cuts, one lock
+//!                            ▼
+//!                        flusher: segments ──▶ checkpoint: sync, where all partitions stand ──▶ the log's files anew
 //! ```
 //!
-//! Memory is bounded by the shards' admission (bytes that are not durable yet), the hot tail's budget, and 32 bytes a
-//! batch for the index.
+//! Memory is bounded by the shards' admission (bytes that are not durable yet), the hot tail's budget (which what is not
+//! in segments yet counts into), and a sparse index of the segments that are being written.
 
-mod files;
-mod format;
+mod checkpoint;
+mod cold;
+pub(crate) mod config;
+mod flush;
+mod handles;
+#[allow(dead_code, reason = "the other way of each format is read by tests and by Kafka's tools")]
+pub(crate) mod layout;
+pub(crate) mod offline;
+mod owned;
 pub(crate) mod partition;
 mod producers;
 mod recovery;
+mod retain;
+mod seal;
+mod search;
+mod segment;
 pub(crate) mod session;
 mod shard;
 pub(crate) mod stable;
@@ -23,20 +37,28 @@ mod tail;
 mod wal;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use self::files::Files;
-use self::partition::{Partition, Piece};
+use self::checkpoint::Checkpointer;
+use self::cold::Cursors;
+use self::config::PartitionConfig;
+use self::flush::{Flush, Flusher};
+use self::handles::Handles;
+use self::owned::{Active, Owned};
+use self::partition::{Partition, Plan};
 pub(crate) use self::recovery::Replayed;
+use self::segment::Place;
 use self::session::Ticket;
-use self::shard::{Append, How, Mailbox, Message, Owned, Shard};
+use self::shard::{Append, How, Mailbox, Message, Shard};
 use self::stable::Stable;
 use self::tail::Tail;
-use self::wal::{Wal, Writer};
+use self::wal::Wal;
+use self::wal::files::Files;
+use self::wal::writer::Writer;
 use crate::env::{Env, Lock, Task};
 use crate::record::{Batch, LeaderEpoch, Offset, TopicPartition};
 use crate::{Appended, Error};
@@ -53,7 +75,13 @@ const BATCH_COST: usize = 256;
 pub(crate) struct StoreConfig {
     pub shards: usize,
     pub file_bytes: u64,
+    /// A checkpoint is taken when recovery would read more files of the log than this.
+    pub checkpoint_files: usize,
+    /// The most files of the log: over it the writer waits for a checkpoint.
+    pub files_max: usize,
     pub group_bytes: usize,
+    /// No segment is larger, whatever its topic says.
+    pub segment_bytes_max: u32,
     pub tail_bytes: usize,
     /// For each shard: bytes taken and not yet durable.
     pub pending_bytes: usize,
@@ -64,6 +92,9 @@ pub(crate) struct StoreConfig {
 struct Shared {
     wal: Arc<Wal>,
     files: Arc<Files>,
+    flush: Arc<Flush>,
+    handles: Handles,
+    cursors: Cursors,
     stable: Stable,
     tail: Tail,
     /// Whether tasks give way between messages: only where a simulation looks for orders.
@@ -73,12 +104,22 @@ struct Shared {
 /// See the module.
 pub(crate) struct Store {
     env: Env,
-    dir: PathBuf,
     shared: Arc<Shared>,
     shards: Vec<Mailbox>,
+    segment_bytes_max: u32,
+    /// Asks for a checkpoint.
+    checkpoints: mpsc::Sender<oneshot::Sender<()>>,
+    /// Until it is started.
+    checkpointer: Mutex<Option<Checkpointer>>,
     tasks: Mutex<Vec<Task<()>>>,
     writer: Mutex<Option<Task<()>>>,
-    reclaiming: AtomicBool,
+    flusher: Mutex<Option<Task<()>>>,
+}
+
+/// Which of so many shards owns a partition.
+fn shard_of(partition: TopicPartition, shards: usize) -> usize {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&partition.topic.0), &partition.partition.to_le_bytes());
+    crc as usize % shards
 }
 
 /// What the log held of partitions that nobody has opened yet.
@@ -115,21 +156,32 @@ pub struct StoreMetrics {
     pub sync_us: u64,
     pub queued_bytes: usize,
     pub tail_bytes: usize,
-    pub live_bytes: u64,
+    /// Durable in the write-ahead log, not in segments yet.
+    pub unflushed_bytes: usize,
     pub files: usize,
 }
 
 impl Found {
-    /// Takes what the log held of a partition that stands; an error when some of it is missing.
-    pub fn take(&mut self, partition: TopicPartition) -> Result<Option<Replayed>, Error> {
-        let replayed = self.partitions.remove(&partition);
-        replayed.as_ref().map_or(Ok(()), |replayed| replayed.check(partition))?;
-        Ok(replayed)
+    /// Takes what the log held of a partition that stands.
+    pub fn take(&mut self, partition: TopicPartition) -> Option<Replayed> {
+        self.partitions.remove(&partition)
+    }
+
+    /// Partitions that nobody took.
+    pub fn rest(&self) -> Vec<TopicPartition> {
+        self.partitions.keys().copied().collect()
+    }
+}
+
+impl Replayed {
+    /// The epoch in which the last batch was written.
+    pub fn last_epoch(&self) -> LeaderEpoch {
+        self.view.epochs.last().map_or(LeaderEpoch(0), |(epoch, _)| *epoch)
     }
 }
 
 impl Store {
-    /// Reads the log below `dir` and starts the writer and the shards.
+    /// Recovers what lies below `dir` and starts the writer, the flusher, the checkpointer and the shards.
     /// `lock` is held until the last write is done.
     pub async fn open(
         env: &Env,
@@ -140,18 +192,28 @@ impl Store {
         assert!(config.shards > 0, "somebody must own the partitions");
         let wal_dir = dir.join("wal");
         env.disk().create_dir(&wal_dir)?;
+        env.disk().create_dir(&dir.join("topics"))?;
         env.disk().sync_dir(dir)?;
-        let files = Arc::new(Files::default());
+        let flush = Arc::new(Flush::new((config.tail_bytes / 4).min(8 * 1024 * 1024), config.tail_bytes));
+        let shared = Arc::new(Shared {
+            wal: Arc::new(Wal::new(config.shards)),
+            files: Arc::new(Files::new(&wal_dir, config.file_bytes, config.files_max)),
+            flush: Arc::clone(&flush),
+            handles: Handles::new(Place::new(dir)),
+            cursors: Cursors::default(),
+            stable: Stable::new(),
+            tail: Tail::new(config.tail_bytes),
+            env_steps: env.is_simulated(),
+        });
         let recovered = {
-            let (env2, dir, files) = (env.clone(), wal_dir.clone(), Arc::clone(&files));
-            env.offload(move || recovery::recover(&env2, &dir, &files)).await?
+            let (env2, shared, dir) = (env.clone(), Arc::clone(&shared), wal_dir.clone());
+            env.offload(move || recovery::recover(&env2, &dir, &shared.files, &shared.handles)).await?
         };
-        let wal = Arc::new(Wal::new(config.shards));
         let writer = Writer {
             env: env.clone(),
-            dir: wal_dir.clone(),
-            wal: Arc::clone(&wal),
-            files: Arc::clone(&files),
+            wal: Arc::clone(&shared.wal),
+            files: Arc::clone(&shared.files),
+            flush,
             end: recovered.end,
             file_bytes: config.file_bytes,
             group_bytes: config.group_bytes,
@@ -159,33 +221,29 @@ impl Store {
             _lock: lock,
         };
         let writer = env.place("log-wal", writer.run())?;
-        let shared = Arc::new(Shared {
-            wal,
-            files,
-            stable: Stable::new(),
-            tail: Tail::new(config.tail_bytes),
-            env_steps: env.is_simulated(),
-        });
-        let closer = Arc::new(Closer(Arc::clone(&shared.wal)));
-        let mut shards = Vec::with_capacity(config.shards);
-        let mut tasks = Vec::with_capacity(config.shards);
-        for number in 0..config.shards {
-            let (send, mailbox) = mpsc::channel(MAILBOX);
-            let waiters = Arc::new(AtomicUsize::new(0));
-            let (all, closer) = (Arc::clone(&shared), Arc::clone(&closer));
-            let shard = Shard::new(env.clone(), number, all, mailbox, Arc::clone(&waiters), closer);
-            tasks.push(env.place("log-shard", shard.run())?);
-            let room_bytes = config.pending_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-            shards.push(Mailbox { send, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, waiters });
-        }
+        let flusher = env.place("log-flush", Flusher { env: env.clone(), shared: Arc::clone(&shared) }.run())?;
+        let (shards, tasks) = start_shards(env, config, &shared)?;
+        let (checkpoints, requests) = mpsc::channel(1);
+        let checkpointer = Checkpointer {
+            env: env.clone(),
+            shared: Arc::clone(&shared),
+            shards: shards.iter().map(|shard| shard.send.downgrade()).collect(),
+            table: Arc::new(Mutex::new(recovered.table)),
+            requests,
+            files: config.checkpoint_files,
+            copy_bytes: (config.file_bytes / 1024).clamp(256, 64 * 1024) as u32,
+            copy_bytes_all: (config.file_bytes / 4) as usize,
+        };
         let store = Store {
             env: env.clone(),
-            dir: wal_dir,
             shared,
             shards,
+            segment_bytes_max: config.segment_bytes_max,
+            checkpoints,
+            checkpointer: Mutex::new(Some(checkpointer)),
             tasks: Mutex::new(tasks),
             writer: Mutex::new(Some(writer)),
-            reclaiming: AtomicBool::new(false),
+            flusher: Mutex::new(Some(flusher)),
         };
         Ok((store, Found { partitions: recovered.partitions, bytes: recovered.bytes }))
     }
@@ -207,19 +265,11 @@ impl Store {
     }
 
     fn shard(&self, partition: TopicPartition) -> &Mailbox {
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&partition.topic.0), &partition.partition.to_le_bytes());
-        &self.shards[crc as usize % self.shards.len()]
+        &self.shards[shard_of(partition, self.shards.len())]
     }
 
     async fn send(&self, partition: TopicPartition, message: Message) -> Result<(), Error> {
         self.shard(partition).send.send(message).await.map_err(|_| self.closed())
-    }
-
-    /// The epoch in which the last batch of a partition that is not open yet was written.
-    pub fn last_epoch(&self, id: TopicPartition, replayed: &Replayed) -> Result<LeaderEpoch, Error> {
-        let Some(last) = replayed.view.index.back() else { return Ok(LeaderEpoch(0)) };
-        let batches = self.shared.files.read(id, &[*last])?;
-        Ok(batches.last().map_or(LeaderEpoch(0), Batch::leader_epoch))
     }
 
     /// Begins to lead a partition, from what the log held of it. What it left open goes into `transactions`.
@@ -227,14 +277,20 @@ impl Store {
         &self,
         id: TopicPartition,
         epoch: LeaderEpoch,
-        log_append_time: bool,
+        mut config: PartitionConfig,
         replayed: Option<Replayed>,
         transactions: &mut Transactions,
     ) -> Result<Arc<Partition>, Error> {
-        let Replayed { view, producers, touched, .. } = replayed.unwrap_or_default();
+        let Replayed { view, producers, touched, damage, .. } = replayed.unwrap_or_default();
+        config.segment_bytes = config.segment_bytes.min(self.segment_bytes_max);
         let end = view.high_watermark;
-        self.shared.files.live(view.index.iter().map(|entry| entry.place), true);
-        let partition = Arc::new(Partition::new(id, epoch, view));
+        let last = view.segments.last();
+        // Behind a start that has passed everything a new segment begins: the old one's file may be gone.
+        let last = last.filter(|last| last.next > view.start);
+        let active = last.map(|last| Active { base: last.base, size: last.size, created_ms: last.created_ms });
+        // A checkpoint is to know what is damaged.
+        let touched = touched || damage.is_some();
+        let partition = Arc::new(Partition::new(id, epoch, config, view).fenced(damage));
         let mut open = BTreeMap::new();
         for left in producers.open_all() {
             open.insert(left.producer_id, left.first);
@@ -246,21 +302,39 @@ impl Store {
             *newest = (*newest).max(epoch);
         }
         self.shared.stable.add(Arc::clone(&partition), end, open);
-        let owned = Owned { partition: Arc::clone(&partition), producers, end, log_append_time, touched };
+        let aborted = Vec::new();
+        let owned = Owned { partition: Arc::clone(&partition), producers, end, config, active, aborted, touched };
         self.send(id, Message::Open(Box::new(owned))).await?;
         Ok(partition)
+    }
+
+    /// Every partition that stands is open, or was forgotten: from now on checkpoints are taken. Not before, for a
+    /// checkpoint says of each where it stands.
+    pub fn start_checkpoints(&self) {
+        let checkpointer = self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(checkpointer) = checkpointer {
+            self.shared.files.press(false);
+            // What recovery found may be enough for one.
+            self.shared.files.wanted.notify_one();
+            drop(self.env.spawn("log-checkpoint", checkpointer.run()));
+        }
+    }
+
+    /// Removes what the log held of a partition whose topic is gone.
+    pub async fn forget(&self, id: TopicPartition) -> Result<(), Error> {
+        self.send(id, Message::Close(id)).await
     }
 
     /// Ends a partition whose topic is deleted. Its records are gone for readers at once.
     pub async fn close_partition(&self, partition: &Partition) -> Result<(), Error> {
         self.shared.stable.remove(partition.id);
         partition.close();
-        let gone: Vec<partition::Entry> = {
+        {
             let mut view = partition.write_view();
             view.hot.clear();
-            view.index.drain(..).collect()
-        };
-        self.shared.files.live(gone.iter().map(|entry| entry.place), false);
+            view.segments.clear();
+        }
+        self.shared.cursors.forget(partition.id);
         self.send(partition.id, Message::Close(partition.id)).await
     }
 
@@ -288,6 +362,10 @@ impl Store {
         batch: Batch,
         expect: Option<Offset>,
     ) -> Result<oneshot::Receiver<Result<Appended, Error>>, Error> {
+        // What a caller expects at an offset is the cluster's own, for which there is room in memory.
+        if expect.is_none() && self.shared.flush.is_full() {
+            return Err(Error::Busy("the disk is full"));
+        }
         let permit = Some(self.admit(partition, batch.size()).await?);
         let (durable, outcome) = oneshot::channel();
         let how = expect.map_or(How::Plain, How::Expect);
@@ -324,27 +402,45 @@ impl Store {
     /// Whole batches from the one that holds `from` on, those that begin below `up_to`; from memory, else from disk.
     pub async fn read(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         from: Offset,
         up_to: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<Batch>, Error> {
-        if partition.is_closed() {
-            return Err(Error::UnknownPartition(partition.id));
+    ) -> Result<Batches, Error> {
+        let mut at = from;
+        loop {
+            if partition.is_closed() {
+                return Err(Error::UnknownPartition(partition.id));
+            }
+            partition.check()?;
+            let plan = partition.read_view().plan(at, up_to, bytes_max)?;
+            let (batches, next) = match plan {
+                // Where there are none up to the end, compaction has taken them.
+                Plan::Hot(batches) => (batches, up_to.min(partition.read_view().high_watermark)),
+                Plan::Cold(cold) => {
+                    let wanted = cold::Wanted { partition: partition.id, from: at, up_to, bytes_max };
+                    let (shared, disk, next) = (Arc::clone(&self.shared), self.env.disk(), cold.next);
+                    let read = move || cold::read(&*disk, &shared.handles, &shared.cursors, &cold, wanted);
+                    match self.env.offload(read).await {
+                        // Its segment was trimmed away under the reader: the next plan says so.
+                        Err(Error::Io(error))
+                            if error.kind() == std::io::ErrorKind::NotFound
+                                && (partition.is_closed() || partition.read_view().start > at) =>
+                        {
+                            continue;
+                        }
+                        read => (read?, next),
+                    }
+                }
+            };
+            if let Some(last) = batches.last() {
+                return Ok(Batches { next: last.next_offset(), batches });
+            }
+            if next <= at || next >= up_to {
+                return Ok(Batches { batches, next: next.min(up_to).max(at) });
+            }
+            at = next;
         }
-        let pieces = partition.read_view().pieces(from, up_to, bytes_max)?;
-        let cold: Vec<partition::Entry> = pieces.iter().filter_map(Piece::cold).collect();
-        let mut read = Vec::new();
-        if !cold.is_empty() {
-            let (files, id) = (Arc::clone(&self.shared.files), partition.id);
-            read = self.env.offload(move || files.read(id, &cold)).await?;
-        }
-        let mut read = read.into_iter();
-        let whole = |piece| match piece {
-            Piece::Hot(batch) => batch,
-            Piece::Cold(_) => read.next().expect("as many were read as asked for"),
-        };
-        Ok(pieces.into_iter().map(whole).collect())
     }
 
     /// Moves the log start as far as holds and open transactions allow; returns it when it is durable.
@@ -354,34 +450,11 @@ impl Store {
         outcome.await.map_err(|_| self.closed())?
     }
 
-    /// Frees files in which nothing is of use any more. One at a time; another call meanwhile does nothing.
-    pub async fn reclaim(&self) -> Result<usize, Error> {
-        if self.reclaiming.swap(true, Ordering::AcqRel) {
-            return Ok(0);
-        }
-        let freed = self.reclaim_alone().await;
-        self.reclaiming.store(false, Ordering::Release);
-        freed
-    }
-
-    async fn reclaim_alone(&self) -> Result<usize, Error> {
-        let files = self.shared.files.useless();
-        if files.is_empty() {
-            return Ok(0);
-        }
-        for shard in &self.shards {
-            let (done, outcome) = oneshot::channel();
-            shard.send.send(Message::Carry { files: files.clone(), done }).await.map_err(|_| self.closed())?;
-            outcome.await.map_err(|_| self.closed())??;
-        }
+    /// Takes a checkpoint now; returns when it is in force.
+    pub async fn checkpoint(&self) -> Result<(), Error> {
         let (done, outcome) = oneshot::channel();
-        let message = Message::Freed { files: files.clone(), done };
-        self.shards[0].send.send(message).await.map_err(|_| self.closed())?;
-        outcome.await.map_err(|_| self.closed())??;
-        let (env, dir, held, count) = (self.env.clone(), self.dir.clone(), Arc::clone(&self.shared.files), files.len());
-        self.env.offload(move || held.remove(&*env.disk(), &dir, &files)).await?;
-        tracing::debug!(files = count, "files of the write-ahead log freed");
-        Ok(count)
+        self.checkpoints.send(done).await.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())
     }
 
     /// Takes no more, makes what was taken durable, ends all tasks. A poisoned log ends at once.
@@ -390,14 +463,17 @@ impl Store {
             // A shard that is gone has nothing left to do.
             drop(shard.send.send(Message::Stop).await);
         }
+        let take = |task: &Mutex<Option<Task<()>>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // One that was stopped has stopped.
             let _ = task.await;
         }
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
+        if let Some(writer) = take(&self.writer) {
             let _ = writer.await;
+        }
+        if let Some(flusher) = take(&self.flusher) {
+            let _ = flusher.await;
         }
     }
 
@@ -411,10 +487,33 @@ impl Store {
             sync_us: figures.sync_us.load(Ordering::Relaxed),
             queued_bytes: self.shared.wal.queued_bytes(),
             tail_bytes: self.shared.tail.bytes(),
-            live_bytes: files.live_bytes(),
-            files: files.numbers().len(),
+            unflushed_bytes: self.shared.flush.bytes(),
+            files: files.count(),
         }
     }
+}
+
+/// What a read found.
+pub(crate) struct Batches {
+    pub batches: Vec<Batch>,
+    /// Where to read on; behind the last batch, or where there are none up to.
+    pub next: Offset,
+}
+
+fn start_shards(env: &Env, config: &StoreConfig, shared: &Arc<Shared>) -> Result<(Vec<Mailbox>, Vec<Task<()>>), Error> {
+    let closer = Arc::new(Closer(Arc::clone(shared)));
+    let mut shards = Vec::with_capacity(config.shards);
+    let mut tasks = Vec::with_capacity(config.shards);
+    for number in 0..config.shards {
+        let (send, mailbox) = mpsc::channel(MAILBOX);
+        let waiters = Arc::new(AtomicUsize::new(0));
+        let (all, closer) = (Arc::clone(shared), Arc::clone(&closer));
+        let shard = Shard::new(env.clone(), number, all, mailbox, Arc::clone(&waiters), closer);
+        tasks.push(env.place("log-shard", shard.run())?);
+        let room_bytes = config.pending_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+        shards.push(Mailbox { send, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, waiters });
+    }
+    Ok((shards, tasks))
 }
 
 /// What [`Store::append_lazy`] queued.
@@ -436,12 +535,13 @@ impl Queued {
     }
 }
 
-/// Held by every shard: when the last has ended, the writer writes what is queued and ends too.
-struct Closer(Arc<Wal>);
+/// Held by every shard: when the last has ended, what is queued is still written; then writer and flusher end too.
+struct Closer(Arc<Shared>);
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        self.0.close();
+        self.0.wal.close();
+        self.0.flush.close();
     }
 }
 

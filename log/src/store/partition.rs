@@ -8,42 +8,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use tokio::sync::Notify;
 
+use super::config::PartitionConfig;
+use super::recovery::Damage;
+use super::segment::{Index, Segment};
 use crate::record::{Batch, LeaderEpoch, Offset, TopicPartition};
 use crate::{Bounds, Error};
 
-/// Where the bytes of a batch lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub file: u32,
-    /// Of the batch's first byte in the file.
-    pub position: u32,
-    pub len: u32,
-}
-
-/// One batch of a partition, 32 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub base: i64,
-    pub max_timestamp_ms: i64,
-    pub place: Place,
-    /// Last offset minus base.
-    pub delta: u32,
-}
-
-impl Entry {
-    pub fn of(batch: &Batch, place: Place) -> Entry {
-        let delta = u32::try_from(batch.last_offset().0 - batch.base_offset().0).expect("a checked batch counts up");
-        Entry { base: batch.base_offset().0, max_timestamp_ms: batch.max_timestamp_ms(), place, delta }
-    }
-
-    /// The offset behind its last record.
-    pub fn next(&self) -> i64 {
-        self.base + i64::from(self.delta) + 1
-    }
-}
-
 /// Records of `producer_id` in `first..=last` are void; `last` is the marker's offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Aborted {
     pub producer_id: i64,
     pub first: Offset,
@@ -54,7 +26,10 @@ pub(crate) struct Aborted {
 pub(crate) struct Partition {
     pub id: TopicPartition,
     pub epoch: LeaderEpoch,
+    /// It has lost something: nothing of it is served or taken.
+    damage: Option<Damage>,
     view: RwLock<View>,
+    config: Mutex<PartitionConfig>,
     last_stable: AtomicI64,
     /// Where the next record goes; ahead of the high watermark while batches are on their way to the disk.
     end: AtomicI64,
@@ -62,6 +37,8 @@ pub(crate) struct Partition {
     moved: Notify,
     holds: Mutex<BTreeMap<u64, HeldFrom>>,
     hold_next: AtomicU64,
+    /// Something has changed that its writer does not know of, since the last checkpoint.
+    touched: AtomicBool,
 }
 
 struct HeldFrom {
@@ -70,46 +47,57 @@ struct HeldFrom {
 }
 
 /// What is durable.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct View {
     pub start: Offset,
     pub high_watermark: Offset,
-    /// By offset, without gaps from one to the next.
-    pub index: VecDeque<Entry>,
-    /// The batches of the last entries of the index, in memory.
+    /// By offset. Empty while nothing was written.
+    pub segments: Vec<Segment>,
+    /// The newest batches, in memory; all that are not in their segment's file yet are among them.
     pub hot: VecDeque<Batch>,
+    /// Batches below are in the files.
+    pub flushed: Offset,
     /// By first offset.
     pub aborted: Vec<Aborted>,
+    /// Where each leader epoch with records begins.
+    pub epochs: Vec<(LeaderEpoch, Offset)>,
 }
 
-/// A batch to be read: in memory or where it lies.
-#[derive(Clone, Debug)]
-pub(super) enum Piece {
-    Hot(Batch),
-    Cold(Entry),
+/// How to come by the batches from some offset on.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// They are in memory, or there are none.
+    Hot(Vec<Batch>),
+    Cold(Cold),
 }
 
-impl Piece {
-    pub fn cold(&self) -> Option<Entry> {
-        match self {
-            Piece::Hot(_) => None,
-            Piece::Cold(entry) => Some(*entry),
-        }
-    }
+/// Batches to be read from a segment's file.
+#[derive(Debug)]
+pub(super) struct Cold {
+    pub segment: Offset,
+    /// Where to begin to look; `None`: the index in the file knows.
+    pub position: Option<u32>,
+    /// Where the bytes in the file end.
+    pub end: u32,
+    /// Where the offsets behind the segment begin.
+    pub next: Offset,
 }
 
 impl Partition {
-    pub(super) fn new(id: TopicPartition, epoch: LeaderEpoch, view: View) -> Partition {
+    pub(super) fn new(id: TopicPartition, epoch: LeaderEpoch, config: PartitionConfig, view: View) -> Partition {
         Partition {
             id,
             epoch,
+            damage: None,
             last_stable: AtomicI64::new(view.high_watermark.0),
             end: AtomicI64::new(view.high_watermark.0),
             view: RwLock::new(view),
+            config: Mutex::new(config),
             closed: AtomicBool::new(false),
             moved: Notify::new(),
             holds: Mutex::new(BTreeMap::new()),
             hold_next: AtomicU64::new(0),
+            touched: AtomicBool::new(false),
         }
     }
 
@@ -119,6 +107,24 @@ impl Partition {
 
     pub(super) fn write_view(&self) -> RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As one that has lost something.
+    pub(super) fn fenced(self, damage: Option<Damage>) -> Partition {
+        Partition { damage, ..self }
+    }
+
+    pub(super) fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
+    }
+
+    /// An error when it is fenced.
+    pub fn check(&self) -> Result<(), Error> {
+        self.damage.as_ref().map_or(Ok(()), |damage| Err(damage.error()))
+    }
+
+    pub fn config(&self) -> PartitionConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn last_stable(&self) -> Offset {
@@ -152,21 +158,6 @@ impl Partition {
         self.read_view().aborted_in(from, end)
     }
 
-    /// The largest timestamp among the batches below `end`.
-    pub fn timestamp_max(&self, end: Offset) -> Option<i64> {
-        let view = self.read_view();
-        view.index.iter().take_while(|entry| entry.base < end.0).map(|entry| entry.max_timestamp_ms).max()
-    }
-
-    /// Where the first batch lies that ends behind `from`, begins below `end` and holds a timestamp at or above this:
-    /// its base offset and the offset behind it.
-    pub fn find_timestamp(&self, at_ms: i64, from: Offset, end: Offset) -> Option<(Offset, Offset)> {
-        let view = self.read_view();
-        let first = view.index.partition_point(|entry| entry.next() <= from.0);
-        let mut below = view.index.iter().skip(first).take_while(|entry| entry.base < end.0);
-        below.find(|entry| entry.max_timestamp_ms >= at_ms).map(|entry| (Offset(entry.base), Offset(entry.next())))
-    }
-
     /// Wakes when a bound has moved or the partition is gone.
     pub fn moved(&self) -> &Notify {
         &self.moved
@@ -174,6 +165,15 @@ impl Partition {
 
     pub(super) fn wake_readers(&self) {
         self.moved.notify_waiters();
+    }
+
+    /// The next checkpoint has to say anew where it stands.
+    pub(super) fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::AcqRel)
     }
 
     pub fn is_closed(&self) -> bool {
@@ -219,28 +219,115 @@ impl Partition {
 }
 
 impl View {
-    /// The batches from the one that holds `from` on, those that begin below `up_to`, about `bytes_max` bytes, at least
-    /// one where there is one.
-    pub fn pieces(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Result<Vec<Piece>, Error> {
+    /// Takes note of a durable batch and its place.
+    pub fn push(&mut self, batch: &Batch, place: &BatchPlace) {
+        let new = self.segments.last().is_none_or(|last| last.base < place.segment);
+        if new {
+            self.segments.push(Segment::new(place.segment, place.created_ms, place.index_interval));
+        }
+        let at = self.segments.partition_point(|segment| segment.base <= place.segment);
+        let segment = at.checked_sub(1).map(|at| &mut self.segments[at]).filter(|found| found.base == place.segment);
+        let Some(segment) = segment else { return };
+        segment.push(batch, place.position, place.wal_file);
+        let epoch = batch.leader_epoch();
+        if self.epochs.last().is_none_or(|(last, _)| *last < epoch) {
+            self.epochs.push((epoch, batch.base_offset()));
+        }
+        self.high_watermark = self.high_watermark.max(batch.next_offset());
+    }
+
+    /// How to read the batches from the one that holds `from` on, those that begin below `up_to`, about `bytes_max`
+    /// bytes, at least one where there is one.
+    pub fn plan(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Result<Plan, Error> {
         if from < self.start || from > self.high_watermark {
             return Err(Error::OutOfRange { offset: from, start: self.start, end: self.high_watermark });
         }
-        let first = self.index.partition_point(|entry| entry.next() <= from.0);
-        let cold_end = self.index.len() - self.hot.len();
-        let mut pieces = Vec::new();
+        let hot_begins = self.hot.front().map_or(self.high_watermark, Batch::base_offset);
+        if from >= hot_begins {
+            return Ok(Plan::Hot(self.hot_from(from, up_to, bytes_max)));
+        }
+        let at = self.segments.partition_point(|segment| segment.next <= from);
+        let Some(segment) = self.segments.get(at) else { return Ok(Plan::Hot(Vec::new())) };
+        let relative = (from.0 - segment.base.0).max(0) as u32;
+        let position = segment.index.as_ref().map(|index| index.position(relative));
+        Ok(Plan::Cold(Cold { segment: segment.base, position, end: segment.flushed, next: segment.next }))
+    }
+
+    fn hot_from(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Vec<Batch> {
+        let first = self.hot.partition_point(|batch| batch.next_offset() <= from);
         let mut bytes = 0usize;
-        for (at, entry) in self.index.iter().enumerate().skip(first) {
-            let size = entry.place.len as usize;
-            if entry.base >= up_to.0 || (!pieces.is_empty() && bytes.saturating_add(size) > bytes_max) {
+        let mut found = Vec::new();
+        for batch in self.hot.iter().skip(first) {
+            if batch.base_offset() >= up_to || (!found.is_empty() && bytes.saturating_add(batch.size()) > bytes_max) {
                 break;
             }
-            bytes = bytes.saturating_add(size);
-            pieces.push(match at.checked_sub(cold_end) {
-                Some(hot) => Piece::Hot(self.hot[hot].clone()),
-                None => Piece::Cold(*entry),
-            });
+            bytes = bytes.saturating_add(batch.size());
+            found.push(batch.clone());
         }
-        Ok(pieces)
+        found
+    }
+
+    /// The batches below `next` are in the file of `segment`, up to `position`.
+    pub fn set_flushed(&mut self, segment: Offset, position: u32, next: Offset) {
+        self.flushed = self.flushed.max(next);
+        if let Some(found) = self.segments.iter_mut().rev().find(|found| found.base == segment) {
+            found.flushed = found.flushed.max(position);
+        }
+    }
+
+    /// Everything is in the files.
+    pub fn all_flushed(&mut self) {
+        self.flushed = self.high_watermark;
+        self.segments.iter_mut().for_each(|segment| segment.flushed = segment.size);
+    }
+
+    /// Sealed segments whose index is to be written beside them, all of whose bytes are in their files.
+    pub fn unindexed(&self) -> Vec<Segment> {
+        let sealed = self.segments.len().saturating_sub(1);
+        let due = |segment: &&Segment| !segment.indexed && segment.flushed == segment.size;
+        self.segments[..sealed].iter().filter(due).cloned().collect()
+    }
+
+    /// The files beside a segment are written.
+    pub fn set_indexed(&mut self, segment: Offset) {
+        if let Some(found) = self.segments.iter_mut().rev().find(|found| found.base == segment) {
+            found.indexed = true;
+        }
+    }
+
+    /// The files beside a segment are synced; whether that makes a difference.
+    pub fn forget_index(&mut self, segment: Offset) -> bool {
+        let found = self.segments.iter_mut().rev().find(|found| found.base == segment && found.indexed);
+        found.is_some_and(|found| found.index.take().is_some())
+    }
+
+    /// The log holds something of a segment in this file.
+    pub fn set_wal_file(&mut self, segment: Offset, wal_file: u32) {
+        if let Some(found) = self.segments.iter_mut().rev().find(|found| found.base == segment) {
+            found.wal_file = found.wal_file.max(wal_file);
+        }
+    }
+
+    /// The largest timestamp of the segments that lie below `end`, and where the rest begins.
+    pub fn timestamp_max_below(&self, end: Offset) -> (Option<i64>, Offset) {
+        let whole = self.segments.partition_point(|segment| segment.next <= end);
+        let below = &self.segments[..whole];
+        // The one that holds the start counts with all it holds; what is below the start costs nothing but exactness.
+        let first = below.iter().position(|segment| segment.base >= self.start).unwrap_or(whole);
+        if first > 0 {
+            return (None, self.start);
+        }
+        let max = below.iter().map(|segment| segment.max_timestamp_ms).max();
+        (max, below.last().map_or(self.start, |last| last.next))
+    }
+
+    /// The first segment in which a batch with a timestamp at or above this can lie, at or behind `from`, and from which
+    /// offset on (none: the index in the file knows); `None`: nowhere.
+    pub fn search(&self, at_ms: i64, from: Offset) -> Option<(Offset, Option<Offset>)> {
+        let first = self.segments.partition_point(|segment| segment.next <= from);
+        let found = self.segments[first..].iter().find(|segment| segment.max_timestamp_ms >= at_ms)?;
+        let start = |index: &Index| Offset(found.base.0 + i64::from(index.offset_of_time(at_ms)));
+        Some((found.base, found.index.as_ref().map(start)))
     }
 
     pub fn insert_aborted(&mut self, aborted: Aborted) {
@@ -254,68 +341,119 @@ impl View {
         self.aborted[..below].iter().filter(|aborted| aborted.last >= from).copied().collect()
     }
 
-    /// Moves the start; returns the entries that are wholly below it and now gone.
-    pub fn trim(&mut self, start: Offset) -> Vec<Entry> {
+    /// Moves the start.
+    pub fn trim(&mut self, start: Offset) {
         self.start = self.start.max(start).min(self.high_watermark);
-        let gone = self.index.partition_point(|entry| entry.next() <= self.start.0);
-        let cold = self.index.len() - self.hot.len();
-        self.hot.drain(..gone.saturating_sub(cold));
         let start = self.start;
         self.aborted.retain(|aborted| aborted.last >= start);
-        self.index.drain(..gone).collect()
+        let epochs_gone = self.epochs.partition_point(|(_, begins)| *begins <= start).saturating_sub(1);
+        self.epochs.drain(..epochs_gone);
     }
+
+    /// Takes out the segments wholly below the start for which recovery needs no file of the write-ahead log any more.
+    pub fn take_trimmed(&mut self, wal_first: u32) -> Vec<Segment> {
+        let below = |segment: &&Segment| segment.next <= self.start && segment.wal_file < wal_first;
+        let count = self.segments.iter().take_while(below).count();
+        let next = self.segments.get(count).map_or(self.start, |segment| segment.base);
+        while self.hot.front().is_some_and(|batch| batch.base_offset() < next) && count > 0 {
+            self.hot.pop_front();
+        }
+        self.segments.drain(..count).collect()
+    }
+}
+
+/// Where a batch lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BatchPlace {
+    pub segment: Offset,
+    pub position: u32,
+    pub wal_file: u32,
+    /// For a new segment.
+    pub created_ms: i64,
+    pub index_interval: u32,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::NewRecord;
+    use crate::record::build::Frame;
 
-    fn view(batches: &[(i64, u32)]) -> View {
+    /// Batches of so many records from offset 0 on, each of one epoch, in segments that begin at these offsets.
+    fn view(counts: &[usize], segments: &[i64]) -> View {
         let mut view = View::default();
-        for &(base, count) in batches {
-            let place = Place { file: 1, position: 0, len: 100 };
-            view.index.push_back(Entry { base, max_timestamp_ms: 0, place, delta: count - 1 });
-            view.high_watermark = Offset(base + i64::from(count));
+        let (mut base, mut segment, mut position) = (0, 0, 0);
+        for (epoch, &count) in counts.iter().enumerate() {
+            let frame = Frame { now_ms: base, producer: None, transactional: false, batch_bytes_max: 1 << 20 };
+            let mut batch = Batch::build(&vec![NewRecord::default(); count], &frame).unwrap();
+            batch.place(Offset(base), LeaderEpoch(epoch as i32));
+            if segments.contains(&base) {
+                (segment, position) = (base, 0);
+            }
+            let place =
+                BatchPlace { segment: Offset(segment), position, wal_file: 1, created_ms: 0, index_interval: 1 };
+            view.push(&batch, &place);
+            position += batch.size() as u32;
+            base += count as i64;
+            view.hot.push_back(batch);
         }
         view
     }
 
-    fn bases(view: &View, from: i64, up_to: i64, bytes_max: usize) -> Result<Vec<i64>, String> {
-        let pieces = view.pieces(Offset(from), Offset(up_to), bytes_max).map_err(|error| error.to_string())?;
-        let base = |piece: &Piece| match piece {
-            Piece::Cold(entry) => entry.base,
-            Piece::Hot(batch) => batch.base_offset().0,
-        };
-        Ok(pieces.iter().map(base).collect())
+    fn plan(view: &View, from: i64, up_to: i64, bytes_max: usize) -> String {
+        match view.plan(Offset(from), Offset(up_to), bytes_max) {
+            Ok(Plan::Hot(batches)) => {
+                format!("hot {:?}", batches.iter().map(|b| b.base_offset().0).collect::<Vec<_>>())
+            }
+            Ok(Plan::Cold(cold)) => format!("cold {} at {:?} to {}", cold.segment.0, cold.position, cold.end),
+            Err(error) => error.to_string(),
+        }
     }
 
     #[test]
-    fn pieces_are_whole_batches_and_at_least_one() {
-        let view = view(&[(0, 10), (10, 5), (15, 1)]);
-        assert_eq!(bases(&view, 0, 16, 1000), Ok(vec![0, 10, 15]));
-        assert_eq!(bases(&view, 9, 16, 1000), Ok(vec![0, 10, 15]));
-        assert_eq!(bases(&view, 10, 15, 1000), Ok(vec![10]));
-        assert_eq!(bases(&view, 3, 16, 1), Ok(vec![0]));
-        assert_eq!(bases(&view, 3, 16, 200), Ok(vec![0, 10]));
-        assert_eq!(bases(&view, 16, 16, 1000), Ok(vec![]));
-        assert!(bases(&view, 17, 17, 1000).is_err());
+    fn whole_batches_and_at_least_one_from_memory_and_from_files() {
+        let mut view = view(&[10, 5, 1], &[0, 10]);
+        assert_eq!(plan(&view, 0, 16, 1000), "hot [0, 10, 15]");
+        assert_eq!(plan(&view, 9, 16, 1000), "hot [0, 10, 15]");
+        assert_eq!(plan(&view, 10, 15, 1000), "hot [10]");
+        assert_eq!(plan(&view, 3, 16, 1), "hot [0]");
+        assert_eq!(plan(&view, 16, 16, 1000), "hot []");
+        assert!(plan(&view, 17, 17, 1000).contains("outside"));
+        let sizes: Vec<u32> = view.hot.iter().map(|batch| batch.size() as u32).collect();
+        view.hot.drain(..2);
+        view.set_flushed(Offset(0), sizes[0], Offset(10));
+        view.set_flushed(Offset(10), sizes[1], Offset(15));
+        assert_eq!(plan(&view, 3, 16, 1000), format!("cold 0 at Some(0) to {}", sizes[0]));
+        assert_eq!(plan(&view, 12, 16, 1000), format!("cold 10 at Some(0) to {}", sizes[1]));
+        assert_eq!(plan(&view, 15, 16, 1000), "hot [15]");
     }
 
     #[test]
-    fn trim_keeps_the_batch_that_holds_the_start() {
-        let mut view = view(&[(0, 10), (10, 5), (15, 1)]);
-        assert_eq!(view.trim(Offset(12)).len(), 1);
+    fn a_trim_moves_the_start_and_segments_go_behind_the_checkpoint() {
+        let mut view = view(&[10, 5, 1], &[0, 10, 15]);
+        view.trim(Offset(12));
+        assert_eq!(view.take_trimmed(1).len(), 0);
+        assert_eq!(view.take_trimmed(2).iter().map(|s| s.base).collect::<Vec<_>>(), vec![Offset(0)]);
+        assert_eq!(view.hot.front().map(Batch::base_offset), Some(Offset(10)));
+        assert!(plan(&view, 11, 16, 1000).contains("outside"));
+        view.trim(Offset(5));
         assert_eq!(view.start, Offset(12));
-        assert_eq!(bases(&view, 12, 16, 1000), Ok(vec![10, 15]));
-        assert!(bases(&view, 11, 16, 1000).is_err());
-        assert_eq!(view.trim(Offset(5)).len(), 0);
-        assert_eq!(view.trim(Offset(99)).len(), 2);
+        view.trim(Offset(99));
         assert_eq!(view.start, Offset(16));
+        assert_eq!(view.take_trimmed(2).len(), 2);
+    }
+
+    #[test]
+    fn epochs_below_the_start_go() {
+        let mut view = view(&[10, 5, 1], &[0]);
+        assert_eq!(view.epochs.len(), 3);
+        view.trim(Offset(12));
+        assert_eq!(view.epochs, vec![(LeaderEpoch(1), Offset(10)), (LeaderEpoch(2), Offset(15))]);
     }
 
     #[test]
     fn aborted_ranges_stay_sorted_by_first_offset() {
-        let mut view = view(&[(0, 100)]);
+        let mut view = view(&[100], &[0]);
         for (producer_id, first, last) in [(1, 50, 60), (2, 10, 70), (3, 30, 31)] {
             view.insert_aborted(Aborted { producer_id, first: Offset(first), last: Offset(last) });
         }

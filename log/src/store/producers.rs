@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::{Buf, BufMut};
+
+use super::layout::producer_snapshot::{LastBatch, ProducerEntry};
 use crate::Error;
 use crate::record::batch::Producer;
 use crate::record::{Batch, Offset};
@@ -13,14 +16,14 @@ const REMEMBERED: usize = 5;
 const PRODUCERS_MAX: usize = 10_000;
 
 /// See the module. Ordered maps, for what is saved must not depend on hashing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Producers {
     known: BTreeMap<i64, Known>,
     /// Counts changes: who was heard of last.
     clock: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     epoch: i16,
     /// The newest batches, oldest first; empty behind a marker of a new epoch.
@@ -28,9 +31,12 @@ struct Known {
     /// First offset of the open transaction.
     open: Option<Offset>,
     heard: u64,
+    /// The largest timestamp of its newest batch, and the coordinator's epoch of its newest marker or -1: for Kafka's tools.
+    timestamp_ms: i64,
+    coordinator_epoch: i32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Remembered {
     first_sequence: i32,
     last_sequence: i32,
@@ -88,15 +94,26 @@ impl Producers {
         let Some(producer) = batch.producer() else { return };
         self.clock += 1;
         let heard = self.clock;
-        let fresh = || Known { epoch: producer.epoch, batches: VecDeque::new(), open: None, heard };
+        let fresh = || Known {
+            epoch: producer.epoch,
+            batches: VecDeque::new(),
+            open: None,
+            heard,
+            timestamp_ms: -1,
+            coordinator_epoch: -1,
+        };
         let known = self.known.entry(producer.id).or_insert_with(fresh);
         known.heard = heard;
+        known.timestamp_ms = batch.max_timestamp_ms();
         if producer.epoch > known.epoch {
             known.epoch = producer.epoch;
             known.batches.clear();
         }
         if batch.is_control() {
             known.open = None;
+            if let Ok(Some(marker)) = batch.marker() {
+                known.coordinator_epoch = marker.coordinator_epoch;
+            }
         } else {
             if batch.is_transactional() && known.open.is_none() {
                 known.open = Some(batch.base_offset());
@@ -122,6 +139,67 @@ impl Producers {
         if let Some((&id, _)) = closed.min_by_key(|(_, known)| known.heard) {
             self.known.remove(&id);
         }
+    }
+
+    /// Little endian: u64 changes counted, u32 producers, each i64 id, i16 epoch, i64 first offset of the open
+    /// transaction or -1, u64 count when last heard of, i64 timestamp, i32 coordinator epoch, u8 batches, each i32 first and i32 last sequence, i64 offset.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.clock);
+        out.put_u32_le(self.known.len() as u32);
+        for (id, known) in &self.known {
+            out.put_i64_le(*id);
+            out.put_i16_le(known.epoch);
+            out.put_i64_le(known.open.map_or(-1, |open| open.0));
+            out.put_u64_le(known.heard);
+            out.put_i64_le(known.timestamp_ms);
+            out.put_i32_le(known.coordinator_epoch);
+            out.put_u8(known.batches.len() as u8);
+            for batch in &known.batches {
+                out.put_i32_le(batch.first_sequence);
+                out.put_i32_le(batch.last_sequence);
+                out.put_i64_le(batch.base_offset.0);
+            }
+        }
+    }
+
+    /// As Kafka keeps it beside a segment.
+    pub fn snapshot(&self) -> Vec<ProducerEntry> {
+        let entry = |(&producer_id, known): (&i64, &Known)| ProducerEntry {
+            producer_id,
+            epoch: known.epoch,
+            last_batch: known.batches.back().map(|batch| {
+                let offset_delta = batch.last_sequence.wrapping_sub(batch.first_sequence) & i32::MAX;
+                let last_offset = Offset(batch.base_offset.0 + i64::from(offset_delta));
+                LastBatch { last_sequence: batch.last_sequence, last_offset, offset_delta }
+            }),
+            timestamp_ms: known.timestamp_ms,
+            coordinator_epoch: known.coordinator_epoch,
+            current_txn_first_offset: known.open,
+        };
+        self.known.iter().map(entry).collect()
+    }
+
+    /// `None` when the bytes are not what [`Producers::encode`] writes.
+    pub fn decode(from: &mut &[u8]) -> Option<Producers> {
+        let clock = from.try_get_u64_le().ok()?;
+        let mut known = BTreeMap::new();
+        for _ in 0..from.try_get_u32_le().ok()? {
+            let id = from.try_get_i64_le().ok()?;
+            let epoch = from.try_get_i16_le().ok()?;
+            let open = Some(from.try_get_i64_le().ok()?).filter(|open| *open >= 0).map(Offset);
+            let heard = from.try_get_u64_le().ok()?;
+            let (timestamp_ms, coordinator_epoch) = (from.try_get_i64_le().ok()?, from.try_get_i32_le().ok()?);
+            let mut batches = VecDeque::new();
+            for _ in 0..from.try_get_u8().ok()? {
+                batches.push_back(Remembered {
+                    first_sequence: from.try_get_i32_le().ok()?,
+                    last_sequence: from.try_get_i32_le().ok()?,
+                    base_offset: Offset(from.try_get_i64_le().ok()?),
+                });
+            }
+            known.insert(id, Known { epoch, batches, open, heard, timestamp_ms, coordinator_epoch });
+        }
+        Some(Producers { known, clock })
     }
 
     pub fn open(&self, producer_id: i64) -> Option<Offset> {

@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::partition::{Entry, Partition, Place};
-use super::producers::{Producers, Verdict};
-use super::recovery::PartitionState;
+use super::checkpoint::{Captured, Standing};
+use super::flush::Unflushed;
+use super::owned::{Owned, Slot};
+use super::partition::{BatchPlace, Partition};
+use super::producers::Verdict;
 use super::session::Ticket;
-use super::wal::Item;
+use super::wal::{Item, Run};
 use super::{Closer, Shared};
 use crate::env::Env;
 use crate::record::{Batch, Offset, TopicPartition};
@@ -35,16 +36,16 @@ pub(super) enum Message {
         start: Offset,
         done: oneshot::Sender<Result<Offset, Error>>,
     },
-    /// Writes the partitions' states anew, so that these files can go; answered when they are durable.
-    Carry {
-        files: Vec<u32>,
-        done: oneshot::Sender<Result<(), Error>>,
+    /// Answered when everything that had become durable before is visible.
+    Settle(oneshot::Sender<()>),
+    /// Writes batches once more that stand in files of the log which are to be released; answered when they are durable.
+    Copy {
+        partition: TopicPartition,
+        batches: Vec<(Batch, Slot)>,
+        done: oneshot::Sender<()>,
     },
-    /// The files hold nothing of use any more; answered when the log says so.
-    Freed {
-        files: Vec<u32>,
-        done: oneshot::Sender<Result<(), Error>>,
-    },
+    /// Says where every partition stands that has changed since the last time; answered when all of that is durable.
+    Capture(oneshot::Sender<Captured>),
     /// Takes no more messages; ends when everything is durable.
     Stop,
 }
@@ -73,21 +74,12 @@ pub(super) enum How {
     Lazy,
 }
 
-/// A partition with what only its writer knows.
-pub(super) struct Owned {
-    pub partition: Arc<Partition>,
-    pub producers: Producers,
-    pub end: Offset,
-    pub log_append_time: bool,
-    /// Files that hold entries of the partition which later ones build on.
-    pub touched: std::collections::BTreeSet<u32>,
-}
-
 /// What waits for the log, in the order of its queue.
 enum Pending {
     Batch {
         partition: Arc<Partition>,
         batch: Batch,
+        slot: Slot,
         append_time_ms: Option<i64>,
         permit: Option<OwnedSemaphorePermit>,
         durable: Option<oneshot::Sender<Result<Appended, Error>>>,
@@ -97,10 +89,23 @@ enum Pending {
         start: Offset,
         done: oneshot::Sender<Result<Offset, Error>>,
     },
-    State {
+    Deleted {
         partition: TopicPartition,
     },
-    Done(oneshot::Sender<Result<(), Error>>),
+    /// A batch written once more, and who waits for the last of such.
+    Copied {
+        partition: TopicPartition,
+        segment: Offset,
+        done: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// A capture on its way: what was assigned when it was asked for, until that is durable.
+struct Capturing {
+    after: u64,
+    standing: Vec<Standing>,
+    removed: Vec<TopicPartition>,
+    done: oneshot::Sender<Captured>,
 }
 
 /// Answers to repeated batches, by how many pending entries they wait for.
@@ -123,13 +128,19 @@ pub(super) struct Shard {
     queued: u64,
     completed: u64,
     repeated: VecDeque<Repeated>,
+    capturing: VecDeque<Capturing>,
+    /// Partitions deleted since the last capture.
+    removed: Vec<TopicPartition>,
     outgoing: Vec<Item>,
     /// Whether what is outgoing can wait.
     lazy: bool,
     placed: Vec<(oneshot::Sender<Offset>, Offset)>,
     /// Of batches that are outgoing.
     tickets: Vec<Ticket>,
+    /// Only what a checkpoint asks is still answered: what is pending may need its room.
     stopping: bool,
+    /// Nobody can send any more.
+    closed: bool,
     waiters: Arc<AtomicUsize>,
     _closer: Arc<Closer>,
 }
@@ -153,11 +164,14 @@ impl Shard {
             queued: 0,
             completed: 0,
             repeated: VecDeque::new(),
+            capturing: VecDeque::new(),
+            removed: Vec::new(),
             outgoing: Vec::new(),
             lazy: true,
             placed: Vec::new(),
             tickets: Vec::new(),
             stopping: false,
+            closed: false,
             waiters,
             _closer: closer,
         }
@@ -171,11 +185,11 @@ impl Shard {
             tokio::select! {
                 biased;
                 () = shared.wal.stopped() => return,
-                places = shared.wal.durable(self.number) => self.complete(places),
-                message = self.mailbox.recv(), if !self.stopping => {
+                runs = shared.wal.durable(self.number) => self.complete(&runs),
+                message = self.mailbox.recv(), if !self.closed => {
                     match message {
                         Some(message) => self.burst(message).await,
-                        None => self.stopping = true,
+                        None => (self.stopping, self.closed) = (true, true),
                     }
                     if self.shared.env_steps {
                         self.env.step().await;
@@ -221,15 +235,23 @@ impl Shard {
 
     fn handle(&mut self, message: Message, now_ms: i64) {
         match message {
+            Message::Append(_) | Message::Open(_) | Message::Close(_) | Message::Trim { .. } if self.stopping => {}
             Message::Append(append) => self.append(*append, now_ms),
             Message::Open(owned) => drop(self.owned.insert(owned.partition.id, *owned)),
-            Message::Close(partition) => drop(self.owned.remove(&partition)),
-            Message::Trim { partition, start, done } => self.trim(partition, start, done),
-            Message::Carry { files, done } => self.carry(&files, done),
-            Message::Freed { files, done } => {
+            Message::Close(partition) => {
+                self.owned.remove(&partition);
+                self.removed.push(partition);
                 self.lazy = false;
-                self.queue(Item::Freed { files }, Pending::Done(done));
+                self.queue(Item::Deleted { partition }, Pending::Deleted { partition });
             }
+            Message::Trim { partition, start, done } => self.trim(partition, start, done),
+            Message::Settle(done) => {
+                let runs = self.shared.wal.durable_now(self.number);
+                self.complete(&runs);
+                let _ = done.send(());
+            }
+            Message::Copy { partition, batches, done } => self.copy(partition, batches, done),
+            Message::Capture(done) => self.capture(done),
             Message::Stop => {
                 self.stopping = true;
                 // What was lazy so far has nobody else to take it along.
@@ -244,7 +266,10 @@ impl Shard {
         let Some(owned) = self.owned.get_mut(&partition) else {
             return refuse(how, durable, Error::UnknownPartition(partition));
         };
-        match owned.admit(&batch, &how) {
+        if let Err(error) = owned.partition.check() {
+            return refuse(how, durable, error);
+        }
+        match admit(owned, &batch, &how) {
             Ok(Verdict::Append) => {}
             Ok(Verdict::Repeated(base_offset)) => {
                 let partition = Arc::clone(&owned.partition);
@@ -263,7 +288,7 @@ impl Shard {
         {
             return refuse(how, durable, error);
         }
-        let append_time_ms = (owned.log_append_time && !batch.is_control()).then_some(now_ms);
+        let append_time_ms = (owned.config.log_append_time && !batch.is_control()).then_some(now_ms);
         if let Some(now_ms) = append_time_ms {
             batch.stamp_log_append_time(now_ms);
         }
@@ -273,8 +298,7 @@ impl Shard {
         {
             self.shared.stable.begin(partition, producer.id, base_offset);
         }
-        owned.producers.apply(&batch);
-        owned.end = batch.next_offset();
+        let slot = owned.take(&batch, now_ms);
         owned.partition.set_end(owned.end);
         let partition = Arc::clone(&owned.partition);
         // An open transaction can wait for its end.
@@ -283,12 +307,13 @@ impl Shard {
         if let How::Transactional(ticket) = how {
             self.tickets.push(ticket);
         }
-        let item = Item::Batch { partition: partition.id, batch: batch.clone() };
-        self.queue(item, Pending::Batch { partition, batch, append_time_ms, permit, durable });
+        let (id, segment, position) = (partition.id, slot.segment, slot.position);
+        let item = Item::Batch { partition: id, batch: batch.clone(), segment, position };
+        self.queue(item, Pending::Batch { partition, batch, slot, append_time_ms, permit, durable });
     }
 
     fn trim(&mut self, partition: TopicPartition, start: Offset, done: oneshot::Sender<Result<Offset, Error>>) {
-        let Some(owned) = self.owned.get(&partition) else {
+        let Some(owned) = self.owned.get_mut(&partition) else {
             return drop(done.send(Err(Error::UnknownPartition(partition))));
         };
         let (limit, _) = owned.partition.trim_limit();
@@ -297,82 +322,104 @@ impl Shard {
         if start <= now {
             return drop(done.send(Ok(now)));
         }
+        owned.touched = true;
+        if start == owned.end {
+            // The whole segment goes.
+            owned.active = None;
+        }
         let partition = Arc::clone(&owned.partition);
         let item = Item::LogStart { partition: partition.id, epoch: partition.epoch, start };
         self.lazy = false;
         self.queue(item, Pending::Trim { partition, start, done });
     }
 
-    /// Every partition with something in these files says where it stands, so that nothing in them is needed.
-    fn carry(&mut self, files: &[u32], done: oneshot::Sender<Result<(), Error>>) {
-        let mut ids: Vec<TopicPartition> = self.owned.values().map(|owned| owned.partition.id).collect();
-        ids.sort_unstable();
-        for id in ids {
-            let owned = self.owned.get_mut(&id).expect("just listed");
-            if !files.iter().any(|file| owned.touched.contains(file)) {
-                continue;
-            }
-            let (state, epoch) = (owned.state(), owned.partition.epoch);
-            owned.touched.clear();
-            let bytes = Bytes::from(serde_json::to_vec(&state).expect("a state can be written as JSON"));
-            self.queue(Item::State { partition: id, epoch, bytes }, Pending::State { partition: id });
+    fn copy(&mut self, partition: TopicPartition, batches: Vec<(Batch, Slot)>, done: oneshot::Sender<()>) {
+        if !self.owned.contains_key(&partition) || batches.is_empty() {
+            let _ = done.send(());
+            return;
         }
         self.lazy = false;
-        self.queue(Item::Freed { files: Vec::new() }, Pending::Done(done));
+        let last = batches.len() - 1;
+        let mut done = Some(done);
+        for (at, (batch, Slot { segment, position, .. })) in batches.into_iter().enumerate() {
+            let done = if at == last { done.take() } else { None };
+            let item = Item::Batch { partition, batch, segment, position };
+            self.queue(item, Pending::Copied { partition, segment, done });
+        }
     }
 
-    fn complete(&mut self, places: Vec<Place>) {
-        self.completed += places.len() as u64;
+    fn capture(&mut self, done: oneshot::Sender<Captured>) {
+        let mut standing: Vec<Standing> = Vec::new();
+        for owned in self.owned.values_mut() {
+            // Both are to be forgotten.
+            if std::mem::take(&mut owned.touched) | owned.partition.take_touched() {
+                standing.push(owned.standing());
+            }
+        }
+        standing.sort_unstable_by_key(|standing| standing.partition.id);
+        let removed = std::mem::take(&mut self.removed);
+        self.capturing.push_back(Capturing { after: self.queued, standing, removed, done });
+        // What it waits for may be lazy.
+        self.lazy = false;
+        self.shared.wal.wake();
+        self.answer_captures();
+    }
+
+    fn complete(&mut self, runs: &[Run]) {
         let mut moved: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
-        let mut hot = Vec::with_capacity(places.len());
+        let mut hot = Vec::new();
+        let mut unflushed = Vec::new();
         let mut answers = Vec::new();
-        for place in places {
+        for wal_file in runs.iter().flat_map(|run| std::iter::repeat_n(run.file, run.items)) {
+            self.completed += 1;
             match self.pending.pop_front().expect("the log completes what was queued") {
-                Pending::Batch { partition, batch, append_time_ms, permit, durable } => {
-                    if let Some(owned) = self.owned.get_mut(&partition.id) {
-                        owned.touched.insert(place.file);
-                    }
-                    let (base_offset, next) = show(&partition, batch, place, &mut hot);
-                    match next {
-                        Some(next) => drop(moved.insert(partition.id, next)),
-                        None => self.shared.files.live(std::iter::once(place), false),
+                Pending::Batch { partition, batch, slot, append_time_ms, permit, durable } => {
+                    let (base_offset, next) = show(&partition, &batch, slot.place(wal_file));
+                    if let Some(next) = next {
+                        moved.insert(partition.id, next);
+                        hot.push((Arc::downgrade(&partition), batch.size()));
+                        let Slot { segment, position, producers, .. } = slot;
+                        let partition = Arc::clone(&partition);
+                        unflushed.push(Unflushed { partition, batch, segment, position, producers });
                     }
                     drop(permit);
                     answers.extend(durable.map(|durable| (durable, partition, base_offset, append_time_ms)));
                 }
                 Pending::Trim { partition, start, done } => {
-                    self.shared.files.live(std::iter::once(place), false);
-                    if let Some(owned) = self.owned.get_mut(&partition.id) {
-                        owned.touched.insert(place.file);
-                    }
                     let mut view = partition.write_view();
-                    let gone = view.trim(start);
+                    view.trim(start);
                     let start = view.start;
                     drop(view);
-                    self.shared.files.live(gone.iter().map(|entry| entry.place), false);
                     partition.wake_readers();
                     drop(done.send(Ok(start)));
                 }
-                Pending::State { partition } => {
-                    self.shared.files.live(std::iter::once(place), false);
-                    if let Some(owned) = self.owned.get_mut(&partition) {
-                        owned.touched.insert(place.file);
+                Pending::Deleted { partition } => self.shared.flush.remove(partition),
+                Pending::Copied { partition, segment, done } => {
+                    if let Some(owned) = self.owned.get(&partition) {
+                        owned.partition.write_view().set_wal_file(segment, wal_file);
                     }
-                }
-                Pending::Done(done) => {
-                    self.shared.files.live(std::iter::once(place), false);
-                    drop(done.send(Ok(())));
+                    let _ = done.map(|done| done.send(()));
                 }
             }
         }
         let moved: Vec<(TopicPartition, Offset)> = moved.into_iter().collect();
         self.shared.stable.advance(&moved);
+        self.shared.flush.push(unflushed);
         self.shared.tail.added(hot.into_iter());
         for (durable, partition, base_offset, log_append_time_ms) in answers {
             let log_start = partition.read_view().start;
             drop(durable.send(Ok(Appended { base_offset, log_append_time_ms, log_start })));
         }
         self.answer_repeated();
+        self.answer_captures();
+    }
+
+    fn answer_captures(&mut self) {
+        while let Some(capture) = self.capturing.pop_front_if(|capture| capture.after <= self.completed) {
+            let records = capture.standing.iter().map(|standing| (standing.partition.id, standing.encode())).collect();
+            // Whoever asked may be gone: the log has stopped.
+            let _ = capture.done.send(Captured { records, removed: capture.removed });
+        }
     }
 
     /// What stands before a repeated batch may all be able to wait: now somebody needs it.
@@ -397,12 +444,7 @@ impl Shard {
 }
 
 /// Makes a durable batch visible; returns its offset and the one behind it, none when the partition is gone.
-fn show(
-    partition: &Arc<Partition>,
-    batch: Batch,
-    place: Place,
-    hot: &mut Vec<(std::sync::Weak<Partition>, usize)>,
-) -> (Offset, Option<Offset>) {
+fn show(partition: &Arc<Partition>, batch: &Batch, place: BatchPlace) -> (Offset, Option<Offset>) {
     let (base, next) = (batch.base_offset(), batch.next_offset());
     let mut view = partition.write_view();
     if partition.is_closed() {
@@ -410,34 +452,20 @@ fn show(
         return (base, None);
     }
     assert_eq!(view.high_watermark, base, "batches become durable in the order of their offsets");
-    hot.push((Arc::downgrade(partition), batch.size()));
-    view.index.push_back(Entry::of(&batch, place));
-    view.hot.push_back(batch);
-    view.high_watermark = next;
+    view.push(batch, &place);
+    view.hot.push_back(batch.clone());
     (base, Some(next))
 }
 
-impl Owned {
-    fn admit(&self, batch: &Batch, how: &How) -> Result<Verdict, Error> {
-        if let How::Expect(offset) = how
-            && *offset != self.end
-        {
-            return Err(Error::OutOfRange { offset: *offset, start: self.end, end: self.end });
-        }
-        match batch.producer() {
-            Some(producer) if !batch.is_control() => self.producers.check(producer, batch.record_count()),
-            _ => Ok(Verdict::Append),
-        }
+fn admit(owned: &Owned, batch: &Batch, how: &How) -> Result<Verdict, Error> {
+    if let How::Expect(offset) = how
+        && *offset != owned.end
+    {
+        return Err(Error::OutOfRange { offset: *offset, start: owned.end, end: owned.end });
     }
-
-    fn state(&self) -> PartitionState {
-        let view = self.partition.read_view();
-        PartitionState {
-            start: view.start,
-            end: self.end,
-            producers: self.producers.clone(),
-            aborted: view.aborted.clone(),
-        }
+    match batch.producer() {
+        Some(producer) if !batch.is_control() => owned.producers.check(producer, batch.record_count()),
+        _ => Ok(Verdict::Append),
     }
 }
 

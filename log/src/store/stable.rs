@@ -67,6 +67,15 @@ impl Stable {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All open partitions.
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.lock().partitions.values().map(|state| Arc::clone(&state.partition)).collect()
+    }
+
+    pub fn partition(&self, id: TopicPartition) -> Option<Arc<Partition>> {
+        self.lock().partitions.get(&id).map(|state| Arc::clone(&state.partition))
+    }
+
     /// Changes whenever a last stable offset has moved.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -203,6 +212,7 @@ mod tests {
 
     use super::*;
     use crate::record::{LeaderEpoch, TopicId};
+    use crate::store::config::PartitionConfig;
     use crate::store::partition::View;
 
     fn id(partition: usize) -> TopicPartition {
@@ -268,7 +278,7 @@ mod tests {
     fn run(steps: Vec<Step>) {
         let stable = Stable::new();
         for p in 0..4 {
-            let partition = Partition::new(id(p), LeaderEpoch(1), View::default());
+            let partition = Partition::new(id(p), LeaderEpoch(1), PartitionConfig::test(), View::default());
             stable.add(Arc::new(partition), Offset(0), BTreeMap::new());
         }
         let mut model = Model::default();

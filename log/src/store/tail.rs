@@ -1,7 +1,8 @@
-//! The newest batches of all partitions in memory, under one budget, forgotten in the order they were written.
+//! The newest batches of all partitions in memory, under one budget, forgotten in the order they were written and not
+//! before they are in their segment's file.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::partition::Partition;
 
@@ -27,24 +28,49 @@ impl Tail {
 
     /// These batches, in the order given, have become the newest in memory; the oldest go over the budget.
     pub fn added(&self, batches: impl Iterator<Item = (Weak<Partition>, usize)>) {
-        let mut victims = Vec::new();
         {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             for (partition, size) in batches {
                 inner.bytes += size + OVERHEAD;
                 inner.order.push_back((partition, size + OVERHEAD));
             }
-            while inner.bytes > self.budget {
-                let Some((partition, size)) = inner.order.pop_front() else { break };
-                inner.bytes -= size;
-                victims.push(partition);
+        }
+        self.evict();
+    }
+
+    /// Forgets what is over the budget and in its file. To be called when something was written to files, too.
+    pub fn evict(&self) {
+        loop {
+            let Some((partition, size)) = self.oldest() else { return };
+            if let Some(partition) = partition.upgrade() {
+                let mut view = partition.write_view();
+                let flushed = view.flushed;
+                match view.hot.front() {
+                    // It is not in its file yet: everything stays until it is.
+                    Some(oldest) if oldest.next_offset() > flushed => return self.put_back(&partition, size),
+                    Some(_) => drop(view.hot.pop_front()),
+                    // A trim or a deletion has taken it already.
+                    None => {}
+                }
             }
         }
-        for partition in victims.iter().filter_map(Weak::upgrade) {
-            // A trim may have taken some of its batches already: then fewer are left than were counted, and one that is
-            // younger goes early.
-            partition.write_view().hot.pop_front();
+    }
+
+    /// Takes the oldest out of the order, when there is more than the budget.
+    fn oldest(&self) -> Option<(Weak<Partition>, usize)> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.bytes <= self.budget {
+            return None;
         }
+        let oldest = inner.order.pop_front()?;
+        inner.bytes -= oldest.1;
+        Some(oldest)
+    }
+
+    fn put_back(&self, partition: &Arc<Partition>, size: usize) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.bytes += size;
+        inner.order.push_front((Arc::downgrade(partition), size));
     }
 
     pub fn bytes(&self) -> usize {

@@ -161,10 +161,12 @@ impl Task {
     async fn load(&mut self) -> Result<(), Error> {
         let mut at = self.partition.bounds().start;
         loop {
-            let batches = self.store.read(&self.partition, at, Offset(i64::MAX), 1024 * 1024).await?;
-            let Some(last) = batches.last() else { return Ok(()) };
-            at = last.next_offset();
-            for batch in batches {
+            let read = self.store.read(&self.partition, at, Offset(i64::MAX), 1024 * 1024).await?;
+            if read.batches.is_empty() {
+                return Ok(());
+            }
+            at = read.next;
+            for batch in read.batches {
                 let corrupt = |error: crate::record::BatchError| Error::Corrupt {
                     place: format!("{} at offset {}", super::TOPIC, batch.base_offset().0),
                     detail: error.to_string(),

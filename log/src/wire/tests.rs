@@ -312,7 +312,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-fn measured<T>(run: impl FnOnce() -> T) -> (T, usize) {
+/// What `run` gives, and how many bytes it asked for in all.
+pub(crate) fn measured<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = ALLOCATED.with(Cell::get);
     let result = run();
     (result, ALLOCATED.with(Cell::get) - before)

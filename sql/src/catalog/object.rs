@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::{Constraint, Constraints};
 use engine::graph::RelationId;
 use serde::{Deserialize, Serialize};
 
@@ -201,6 +202,15 @@ impl Object {
             Kind::Table(table) if !table.key.is_empty() => Some(&table.key),
             Kind::View(view) => view.key.as_deref(),
             _ => None,
+        }
+    }
+
+    /// What a planner may rest on: the primary key of a table, its columns at the places `key`. A view's key may hold
+    /// nulls, so it is none.
+    pub fn constraints(&self, key: Option<&[usize]>) -> Constraints {
+        match (&self.kind, key) {
+            (Kind::Table(_), Some(key)) => Constraints::new_unverified(vec![Constraint::PrimaryKey(key.to_vec())]),
+            _ => Constraints::default(),
         }
     }
 

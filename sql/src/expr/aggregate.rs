@@ -1,5 +1,5 @@
-//! [`Total`]: `sum` and `avg` for batch queries, by the engine's own accumulators: the same types and the same digits as
-//! in views, floats exact whatever the order.
+//! [`Total`]: `sum`, `avg`, `min` and `max` for batch queries, by the engine's own accumulators: the same types and the
+//! same digits as in views, sums of floats exact whatever the order, NaN above all other floats.
 
 use std::sync::Arc;
 
@@ -7,41 +7,59 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{ScalarValue, not_impl_err, plan_err};
 use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
+};
 use engine::operator::aggregate::function::{Function, builtin, result_type};
 
+use super::casts::plain;
 use crate::error::Error;
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Total {
-    average: bool,
+    function: Function,
     signature: Signature,
 }
 
 impl Total {
-    pub fn sum() -> Self {
-        Self { average: false, signature: Signature::user_defined(Volatility::Immutable) }
+    pub fn new(function: Function) -> Self {
+        Self { function, signature: Signature::user_defined(Volatility::Immutable) }
     }
 
-    pub fn avg() -> Self {
-        Self { average: true, ..Self::sum() }
+    fn is_extreme(&self) -> bool {
+        matches!(self.function, Function::Min | Function::Max)
     }
 
-    fn function(&self) -> Function {
-        if self.average { Function::Avg } else { Function::Sum }
+    /// Booleans are DataFusion's: queries of the catalog are rewritten to their extremes.
+    fn of_booleans(&self) -> Arc<AggregateUDF> {
+        if self.function == Function::Min { min_udaf() } else { max_udaf() }
     }
 
-    fn states(&self, args: &AccumulatorArgs<'_>) -> DfResult<Box<dyn engine::expr::Accumulator>> {
+    /// `rows_go`: as in a window that moves on.
+    fn aggregate(&self, args: &AccumulatorArgs<'_>, rows_go: bool) -> DfResult<Arc<dyn engine::expr::Aggregate>> {
         let Some(input) = args.expr_fields.first() else { return plan_err!("{} takes one value", self.name()) };
-        let function = builtin(self.function(), Some(input.data_type()), false).map_err(DataFusionError::Plan)?;
-        Ok(function.accumulator())
+        builtin(self.function, Some(input.data_type()), !rows_go).map_err(DataFusionError::Plan)
+    }
+
+    fn one(&self, args: AccumulatorArgs<'_>, rows_go: bool) -> DfResult<Box<dyn Accumulator>> {
+        if args.expr_fields.first().is_some_and(|input| *input.data_type() == DataType::Boolean) && self.is_extreme() {
+            let own = self.of_booleans();
+            return if rows_go { own.create_sliding_accumulator(args) } else { own.accumulator(args) };
+        }
+        if args.is_distinct && !self.is_extreme() {
+            return not_impl_err!("{}(DISTINCT …) beside other aggregates is not supported", self.name());
+        }
+        let mut states = self.aggregate(&args, rows_go)?.accumulator();
+        states.grow(1);
+        Ok(Box::new(One { states, rows_go: rows_go || !self.is_extreme() }))
     }
 }
 
 impl AggregateUDFImpl for Total {
     fn name(&self) -> &str {
-        self.function().name()
+        self.function.name()
     }
 
     fn aliases(&self) -> &[String] {
@@ -55,21 +73,27 @@ impl AggregateUDFImpl for Total {
     fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
         let [input] = types else { return plan_err!("{} takes one value", self.name()) };
         let plain = match input {
-            DataType::Int8 | DataType::UInt8 => DataType::Int16,
-            DataType::UInt16 => DataType::Int32,
-            DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+            DataType::Null if self.is_extreme() => DataType::Utf8,
             DataType::Null => DataType::Float64,
             DataType::Decimal32(digits, scale) | DataType::Decimal64(digits, scale) => {
                 DataType::Decimal128(*digits, *scale)
             }
-            other => other.clone(),
+            other => plain(other).unwrap_or_else(|| other.clone()),
         };
         self.return_type(std::slice::from_ref(&plain))?;
         Ok(vec![plain])
     }
 
     fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
-        result_type(self.function(), types.first()).map_err(|_| {
+        if types.first() == Some(&DataType::Boolean) && self.is_extreme() {
+            return Ok(DataType::Boolean);
+        }
+        if let Some(DataType::Interval(_) | DataType::Duration(_) | DataType::List(_)) = types.first()
+            && self.is_extreme()
+        {
+            return Err(Error::unsupported(format!("{} of intervals and arrays", self.name())).into());
+        }
+        result_type(self.function, types.first()).map_err(|_| {
             let name = types.first().map_or("nothing".to_string(), |t| {
                 let column = crate::types::ColumnType { data_type: t.clone(), pg_type: None };
                 column.name().unwrap_or(t.to_string())
@@ -80,25 +104,27 @@ impl AggregateUDFImpl for Total {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> DfResult<Vec<FieldRef>> {
+        if args.input_fields.first().is_some_and(|input| *input.data_type() == DataType::Boolean) {
+            return self.of_booleans().state_fields(args);
+        }
         Ok(vec![Arc::new(Field::new(format!("{}[state]", args.name), DataType::Binary, true))])
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
-        if args.is_distinct {
-            return not_impl_err!("{}(DISTINCT …) beside other aggregates is not supported", self.name());
-        }
-        let mut states = self.states(&args)?;
-        states.grow(1);
-        Ok(Box::new(One(states)))
+        self.one(args, false)
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
+        self.one(args, true)
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        !args.is_distinct
+        let boolean = args.expr_fields.first().is_some_and(|input| *input.data_type() == DataType::Boolean);
+        !boolean && (!args.is_distinct || self.is_extreme())
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn GroupsAccumulator>> {
-        let Some(input) = args.expr_fields.first() else { return plan_err!("{} takes one value", self.name()) };
-        let function = builtin(self.function(), Some(input.data_type()), false).map_err(DataFusionError::Plan)?;
+        let function = self.aggregate(&args, false)?;
         Ok(Box::new(Many { states: function.accumulator(), function, groups: 0 }))
     }
 }
@@ -112,7 +138,10 @@ fn value_of(values: &[ArrayRef]) -> DfResult<&ArrayRef> {
 }
 
 /// The whole input as one group.
-struct One(Box<dyn engine::expr::Accumulator>);
+struct One {
+    states: Box<dyn engine::expr::Accumulator>,
+    rows_go: bool,
+}
 
 impl std::fmt::Debug for One {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -124,7 +153,7 @@ impl One {
     fn weigh(&mut self, values: &[ArrayRef], weight: i64) -> DfResult<()> {
         let value = value_of(values)?;
         let (slots, weights) = (vec![0; value.len()], vec![weight; value.len()]);
-        self.0.update(Some(value), &slots, &weights).map_err(failed)
+        self.states.update(Some(value), &slots, &weights).map_err(failed)
     }
 }
 
@@ -138,27 +167,27 @@ impl Accumulator for One {
     }
 
     fn supports_retract_batch(&self) -> bool {
-        true
+        self.rows_go
     }
 
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
-        ScalarValue::try_from_array(&self.0.results(&[0]).map_err(failed)?, 0)
+        ScalarValue::try_from_array(&self.states.results(&[0]).map_err(failed)?, 0)
     }
 
     fn size(&self) -> usize {
-        size_of::<Self>() + self.0.bytes()
+        size_of::<Self>() + self.states.bytes()
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
         let mut out = Vec::new();
-        self.0.save(0, &mut out);
+        self.states.save(0, &mut out);
         Ok(vec![ScalarValue::Binary(Some(out))])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
         let states = value_of(states)?.as_binary::<i32>();
         for mut state in states.iter().flatten() {
-            self.0.merge(0, &mut state).map_err(failed)?;
+            self.states.merge(0, &mut state).map_err(failed)?;
         }
         Ok(())
     }

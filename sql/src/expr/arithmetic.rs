@@ -1,12 +1,12 @@
-//! [`Arithmetic`]: `+ - * / %` on numbers as PostgreSQL has them: checked, exact for decimals, and division by zero an
-//! error for floats too.
+//! [`Arithmetic`]: `+ - * / %` on numbers as PostgreSQL has them: checked, exact for decimals; overflow, underflow and
+//! division by zero are errors for floats too.
 //!
 //! Decimals have at most 38 digits. A product keeps all digits behind the point up to 20, then as many as its factors;
 //! a quotient has 16, or as many as its operands. What is cut off is rounded half away from zero.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array};
 use arrow::compute::kernels::{arity, numeric};
 use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, i256};
 use arrow::error::ArrowError;
@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use crate::error::{Error, sqlstate};
 use crate::types::DIGITS_MAX;
 
 /// Digits behind the point that a product keeps in any case.
@@ -185,31 +186,57 @@ fn compute(op: Op, left: &ArrayRef, right: &ArrayRef, to: &DataType) -> Result<A
         let out = decimal(op, left, right, (*digits, *scale))?;
         return Ok(Arc::new(out.with_precision_and_scale(*digits, *scale)?));
     }
-    match op {
-        Op::Add => numeric::add(left, right),
-        Op::Subtract => numeric::sub(left, right),
-        Op::Multiply => numeric::mul(left, right),
-        Op::Divide => {
-            refuse_zero(left, right)?;
-            numeric::div(left, right)
+    match (op, to) {
+        (_, DataType::Float64) => {
+            let (left, right) = (left.as_primitive::<Float64Type>(), right.as_primitive::<Float64Type>());
+            Ok(Arc::new(arity::try_binary::<_, _, _, Float64Type>(left, right, |a, b| float(op, a, b, |out| out))?))
         }
-        Op::Modulo => {
-            refuse_zero(left, right)?;
-            numeric::rem(left, right)
+        (_, DataType::Float32) => {
+            let (left, right) = (left.as_primitive::<Float32Type>(), right.as_primitive::<Float32Type>());
+            // Two single floats computed with as doubles and rounded once more are as if computed with directly.
+            let single = |a, b| Ok(float(op, f64::from(a), f64::from(b), |out| f64::from(out as f32))? as f32);
+            Ok(Arc::new(arity::try_binary::<_, _, _, Float32Type>(left, right, single)?))
         }
+        (Op::Add, _) => numeric::add(left, right),
+        (Op::Subtract, _) => numeric::sub(left, right),
+        (Op::Multiply, _) => numeric::mul(left, right),
+        (Op::Divide, _) => numeric::div(left, right),
+        (Op::Modulo, _) => numeric::rem(left, right),
     }
 }
 
-/// Arrow divides floats by zero; PostgreSQL does not. Integers Arrow checks itself.
-fn refuse_zero(left: &ArrayRef, right: &ArrayRef) -> Result<(), ArrowError> {
-    let zero = |row: usize| match right.data_type() {
-        DataType::Float64 => right.as_primitive::<Float64Type>().value(row) == 0.0,
-        DataType::Float32 => right.as_primitive::<Float32Type>().value(row) == 0.0,
-        _ => false,
+/// IEEE 754, but what would become infinite or zero by its size alone is an error, as is division by zero.
+fn float(op: Op, a: f64, b: f64, round: impl Fn(f64) -> f64) -> Result<f64, ArrowError> {
+    if matches!(op, Op::Divide | Op::Modulo) && b == 0.0 && !a.is_nan() {
+        return Err(ArrowError::DivideByZero);
+    }
+    let out = match op {
+        Op::Add => a + b,
+        Op::Subtract => a - b,
+        Op::Multiply => a * b,
+        Op::Divide => a / b,
+        Op::Modulo => a % b,
     };
-    let found = right.data_type().is_floating()
-        && (0..right.len()).any(|row| right.is_valid(row) && left.is_valid(row) && zero(row));
-    if found { Err(ArrowError::DivideByZero) } else { Ok(()) }
+    let vanishes = match op {
+        Op::Multiply => a != 0.0 && b != 0.0,
+        Op::Divide => a != 0.0 && b.is_finite(),
+        Op::Add | Op::Subtract | Op::Modulo => false,
+    };
+    let out = round(out);
+    in_range(out, a.is_finite() && b.is_finite(), vanishes)
+        .map_err(|error| ArrowError::from_external_error(Box::new(error)))
+}
+
+/// The result of a computation with floats: an error when it is infinite although what it was made of is `finite`, or
+/// zero although it is not (`vanishes`). There is one NaN.
+pub fn in_range(out: f64, finite: bool, vanishes: bool) -> Result<f64, Error> {
+    let what = match () {
+        () if out.is_nan() => return Ok(f64::NAN),
+        () if out.is_infinite() && finite => "overflow",
+        () if out == 0.0 && vanishes => "underflow",
+        () => return Ok(out),
+    };
+    Err(Error::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, format!("value out of range: {what}")))
 }
 
 type Number = (u8, i8);
@@ -323,6 +350,31 @@ mod tests {
             Err(e) => e.to_string(),
         };
         assert_eq!(got, expect);
+    }
+
+    #[test]
+    fn floats() {
+        let check = |op, a: f64, b: f64, expect: Result<f64, &str>| {
+            let got = float(op, a, b, |out| out).map_err(|e| Error::from(e).message);
+            assert_eq!(
+                got.as_ref().map(|out| out.to_bits()),
+                expect.map(f64::to_bits).map_err(str::to_string).as_ref().map(|out| *out)
+            );
+        };
+        check(Op::Multiply, 1e308, 10.0, Err("value out of range: overflow"));
+        check(Op::Multiply, f64::INFINITY, 10.0, Ok(f64::INFINITY));
+        check(Op::Multiply, 1e-200, 1e-200, Err("value out of range: underflow"));
+        check(Op::Multiply, 0.0, 1e-200, Ok(0.0));
+        check(Op::Add, f64::MAX, f64::MAX, Err("value out of range: overflow"));
+        check(Op::Add, -0.0, 0.0, Ok(0.0));
+        check(Op::Subtract, f64::INFINITY, f64::INFINITY, Ok(f64::NAN));
+        check(Op::Divide, 1.0, 0.0, Err("division by zero"));
+        check(Op::Divide, f64::NAN, 0.0, Ok(f64::NAN));
+        check(Op::Divide, 1e-300, 1e300, Err("value out of range: underflow"));
+        check(Op::Divide, 1.0, f64::INFINITY, Ok(0.0));
+        check(Op::Divide, 1e300, 1e-300, Err("value out of range: overflow"));
+        let single = |out: f64| f64::from(out as f32);
+        assert!(float(Op::Multiply, 1e30, 1e30, single).is_err() && float(Op::Multiply, 1e10, 1e10, single).is_ok());
     }
 
     #[test]

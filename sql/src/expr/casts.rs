@@ -32,13 +32,14 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::arithmetic::{Op, call};
 use super::rounding::Rounding;
-use super::{read, write};
+use super::{json, read, write};
 use crate::error::{Error, Result, sqlstate};
 use crate::types::{ColumnType, PG_TYPE};
 
 /// Key of a cast's metadata: the most characters that its result has, as in `varchar(5)`.
 pub const LENGTH: &str = "length";
 
+const STRING_DATA_RIGHT_TRUNCATION: &str = "22001";
 const DAY_US: i64 = 86_400_000_000;
 
 /// Puts [`Convert`] in the place of the casts that Arrow would do in another way, and checks the minus before an
@@ -112,22 +113,34 @@ pub struct Convert {
     to: DataType,
     /// PostgreSQL's type, where Arrow's says less.
     pg_type: Option<String>,
-    length: Option<usize>,
+    length: Option<Length>,
     name: String,
     signature: Signature,
+}
+
+/// How many characters a text may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Length {
+    /// The rest is cut off, as in a cast.
+    Cut(usize),
+    /// More than blanks beyond it are an error, as in a column; `blank`: blanks at the end are left out.
+    Fit { length: usize, blank: bool },
 }
 
 impl Convert {
     /// To the type of `field`.
     pub fn of(field: &Field) -> Self {
         let column = ColumnType::of(field);
-        let length = field.metadata().get(LENGTH).and_then(|length| length.parse().ok());
+        let cut = field.metadata().get(LENGTH).and_then(|length| length.parse().ok()).map(Length::Cut);
+        let length = cut.or(column.length().map(|(length, blank)| Length::Fit { length, blank }));
         let name = match &column.data_type {
             DataType::Interval(_) => "interval".to_string(),
             DataType::Timestamp(_, Some(_)) => "timestamp with time zone".to_string(),
             other => column.name().unwrap_or_else(|_| other.to_string()),
         };
+        let fits = matches!(length, Some(Length::Fit { .. }));
         let ColumnType { data_type, pg_type } = column;
+        let pg_type = pg_type.filter(|_| !fits);
         let signature = Signature::any(1, Volatility::Immutable);
         Self { to: data_type, pg_type, length, name, signature }
     }
@@ -186,11 +199,12 @@ impl Convert {
         let array: ArrayRef = match &self.to {
             DataType::Utf8 => match (self.pg_type.as_deref(), self.length) {
                 (Some("uuid"), _) => Arc::new(map_text(texts, read::uuid)?),
-                (Some("json" | "jsonb"), _) => {
+                (Some("jsonb"), _) => Arc::new(map_text(texts, json::jsonb)?),
+                (Some("json"), _) => {
                     texts.iter().flatten().try_for_each(read::json)?;
                     Arc::new(texts.clone())
                 }
-                (_, Some(length)) => Arc::new(map_text(texts, |text| Ok(text.chars().take(length).collect()))?),
+                (_, Some(length)) => Arc::new(map_text(texts, |text| length.of(text, &self.name))?),
                 _ => Arc::new(texts.clone()),
             },
             DataType::Boolean => {
@@ -260,6 +274,21 @@ impl ScalarUDFImpl for Convert {
             }
             ColumnarValue::Array(array) => ColumnarValue::Array(self.array(array)?),
         })
+    }
+}
+
+impl Length {
+    fn of(self, text: &str, name: &str) -> Result<String> {
+        let (length, text) = match self {
+            Self::Cut(length) => return Ok(text.chars().take(length).collect()),
+            Self::Fit { length, blank: true } => (length, text.trim_end_matches(' ')),
+            Self::Fit { length, blank: false } => (length, text),
+        };
+        match text.char_indices().nth(length) {
+            None => Ok(text.to_string()),
+            Some((end, _)) if text[end..].bytes().all(|byte| byte == b' ') => Ok(text[..end].to_string()),
+            Some(_) => Err(Error::new(STRING_DATA_RIGHT_TRUNCATION, format!("value too long for type {name}"))),
+        }
     }
 }
 
@@ -430,7 +459,7 @@ impl AnalyzerRule for PlainTypes {
 }
 
 /// The type that columns have instead of this one.
-fn plain(data_type: &DataType) -> Option<DataType> {
+pub fn plain(data_type: &DataType) -> Option<DataType> {
     let micros = TimeUnit::Microsecond;
     Some(match data_type {
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,

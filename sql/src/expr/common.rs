@@ -18,6 +18,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::operators::quoted_type;
 use super::part::Part;
+use super::{texts, zeros};
 
 /// Functions whose arguments have one type.
 const ALIKE: &[&str] = &["coalesce", "greatest", "least", "nullif", "nvl", "ifnull"];
@@ -33,11 +34,20 @@ impl AnalyzerRule for CommonTypes {
             let names = NamePreserver::new(&plan);
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
-                let expr = expr.transform_up(|expr| Ok(unified(expr, &schema)))?;
+                let expr = expr.transform_up(|expr| {
+                    texts::check(&expr, &schema)?;
+                    let unified = unified(expr, &schema);
+                    let (expr, changed) = zeros::told_apart(unified.data, &schema);
+                    Ok(Transformed::new_transformed(expr, changed || unified.transformed))
+                })?;
                 Ok(expr.update_data(|expr| name.restore(expr)))
             })?
             .transform_data(|plan| match plan {
                 LogicalPlan::Union(union) => union_of_floats(union),
+                LogicalPlan::Sort(mut sort) => {
+                    let changed = zeros::sort_keys(&mut sort.expr, sort.input.schema());
+                    Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
+                }
                 LogicalPlan::Join(mut join) => {
                     for (left, right) in &mut join.on {
                         let mut sides = [left, right];

@@ -1,4 +1,4 @@
-//! [`Logarithm`]: `ln`, `log` and `exp` of doubles with PostgreSQL's errors, where DataFusion's go on with infinities.
+//! [`Logarithm`]: `ln`, `log`, `exp` and `power` of doubles with PostgreSQL's errors, where DataFusion's go on with infinities.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 
+use super::arithmetic::in_range;
 use crate::error::{Error, Result, sqlstate};
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -17,20 +18,15 @@ pub struct Logarithm {
 }
 
 impl Logarithm {
-    /// `ln`, `log`, `log10` or `exp`.
+    /// `ln`, `log`, `log10`, `exp` or `power`.
     pub fn new(name: &'static str) -> Self {
         Self { name, signature: Signature::user_defined(Volatility::Immutable) }
     }
 
     fn of(&self, arguments: &[f64]) -> Result<f64> {
         match (self.name, arguments) {
-            ("exp", [value]) => {
-                let out = value.exp();
-                match out.is_infinite() && value.is_finite() {
-                    true => Err(Error::new(sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range: overflow")),
-                    false => Ok(out),
-                }
-            }
+            ("exp", [value]) => in_range(value.exp(), value.is_finite(), value.is_finite()),
+            ("power", [base, exponent]) => power(*base, *exponent),
             ("ln", [value]) => Ok(positive(*value)?.ln()),
             ("log", [base, value]) => {
                 let (base, value) = (positive(*base)?, positive(*value)?);
@@ -43,6 +39,18 @@ impl Logarithm {
             _ => Err(Error::bug("a logarithm of several values")),
         }
     }
+}
+
+fn power(base: f64, exponent: f64) -> Result<f64> {
+    let refuse = |what: &str| Err(Error::new(sqlstate::INVALID_ARGUMENT_FOR_POWER_FUNCTION, what));
+    if base == 0.0 && exponent < 0.0 {
+        return refuse("zero raised to a negative power is undefined");
+    }
+    if base < 0.0 && base.is_finite() && exponent.is_finite() && exponent.fract() != 0.0 {
+        return refuse("a negative number raised to a non-integer power yields a complex result");
+    }
+    let finite = base.is_finite() && exponent.is_finite();
+    in_range(base.powf(exponent), finite, finite && base != 0.0)
 }
 
 fn positive(value: f64) -> Result<f64> {
@@ -62,12 +70,21 @@ impl ScalarUDFImpl for Logarithm {
         self.name
     }
 
+    fn aliases(&self) -> &[String] {
+        static POW: std::sync::LazyLock<[String; 1]> = std::sync::LazyLock::new(|| ["pow".to_string()]);
+        if self.name == "power" { &*POW } else { &[] }
+    }
+
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
     fn coerce_types(&self, types: &[DataType]) -> DfResult<Vec<DataType>> {
-        let takes = if self.name == "log" { 1..=2 } else { 1..=1 };
+        let takes = match self.name {
+            "log" => 1..=2,
+            "power" => 2..=2,
+            _ => 1..=1,
+        };
         let number = |t: &DataType| t.is_numeric() || t.is_null() || *t == DataType::Utf8;
         match takes.contains(&types.len()) && types.iter().all(number) {
             true => Ok(vec![DataType::Float64; types.len()]),
@@ -117,5 +134,13 @@ mod tests {
         check("log", &[2.0, 64.0], Ok(6.0));
         check("log", &[1.0, 64.0], Err("22012"));
         check("exp", &[1000.0], Err("22003"));
+        check("exp", &[-1000.0], Err("22003"));
+        check("exp", &[f64::NEG_INFINITY], Ok(0.0));
+        check("power", &[2.0, 10.0], Ok(1024.0));
+        check("power", &[1e300, 2.0], Err("22003"));
+        check("power", &[1e-300, 2.0], Err("22003"));
+        check("power", &[f64::INFINITY, 2.0], Ok(f64::INFINITY));
+        check("power", &[0.0, -1.0], Err("2201F"));
+        check("power", &[-8.0, 0.5], Err("2201F"));
     }
 }

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::arithmetic::{Op, call, common};
+use super::json::{Comparable, Member};
 use super::span::span;
 use crate::error::{Error, Location, sqlstate};
 use crate::types::{DIGITS_MAX, PG_TYPE};
@@ -21,6 +22,10 @@ pub struct Operators;
 impl ExprPlanner for Operators {
     fn plan_binary_op(&self, raw: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
         let RawBinaryExpr { op, left, right } = raw;
+        if let BinaryOperator::Arrow | BinaryOperator::LongArrow = op {
+            let as_text = op == BinaryOperator::LongArrow;
+            return Ok(PlannerResult::Planned(member(as_text, left, right, schema)?));
+        }
         let comparison = is_comparison(&op);
         let arithmetic = arithmetic(&op);
         if arithmetic.is_none() && !comparison {
@@ -34,6 +39,7 @@ impl ExprPlanner for Operators {
         if comparison {
             let left = canonical(left, &right, schema)?;
             let right = canonical(right, &left, schema)?;
+            let (left, right) = json_operands(&op, left, right, schema)?;
             let (left, right) = match (&left_type, &right_type) {
                 (Some(DataType::Interval(_) | DataType::Duration(_)), Some(_))
                 | (Some(_), Some(DataType::Interval(_) | DataType::Duration(_))) => (span(left), span(right)),
@@ -133,6 +139,58 @@ fn canonical(expr: Expr, other: &Expr, schema: &DFSchema) -> DfResult<Expr> {
         }
         _ => Ok(expr),
     }
+}
+
+/// `json` or `jsonb`, where the expression is of that type.
+fn json_type(expr: &Expr, schema: &DFSchema) -> Option<String> {
+    let name = expr.to_field(schema).ok()?.1.metadata().get(PG_TYPE).cloned();
+    name.filter(|name| name == "json" || name == "jsonb")
+}
+
+fn member(as_text: bool, json: Expr, key: Expr, schema: &DFSchema) -> DfResult<Expr> {
+    let key = match key {
+        Expr::Placeholder(Placeholder { id, field: None }) => {
+            Expr::Placeholder(Placeholder { id, field: Some(Arc::new(Field::new("", DataType::Utf8, true))) })
+        }
+        other => other,
+    };
+    let key_type = key.get_type(schema)?;
+    match json_type(&json, schema) {
+        Some(_) if key_type.is_integer() || key_type == DataType::Utf8 || key_type == DataType::Utf8View => {
+            Ok(Member::call(as_text, json, key))
+        }
+        _ => {
+            let op = if as_text { BinaryOperator::LongArrow } else { BinaryOperator::Arrow };
+            Err(no_operator(&op, &json, &key, schema).into())
+        }
+    }
+}
+
+/// A `json` is not compared at all, a `jsonb` by its value.
+fn json_operands(op: &BinaryOperator, left: Expr, right: Expr, schema: &DFSchema) -> DfResult<(Expr, Expr)> {
+    let types = [json_type(&left, schema), json_type(&right, schema)];
+    let (left_type, right_type) = match types.each_ref().map(Option::as_deref) {
+        [None, None] => return Ok((left, right)),
+        [a, b] => (a, b),
+    };
+    let own = |expr: &Expr, pg_type: Option<&str>| pg_type == Some("jsonb") || pg_type.is_none() && is_quoted(expr);
+    if !own(&left, left_type) || !own(&right, right_type) {
+        return Err(no_operator(op, &left, &right, schema).into());
+    }
+    if !matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) {
+        return Err(Error::unsupported(format!("the operator {op} of jsonb")).into());
+    }
+    Ok((Comparable::call(left), Comparable::call(right)))
+}
+
+fn no_operator(op: &BinaryOperator, left: &Expr, right: &Expr, schema: &DFSchema) -> Error {
+    let name = |expr: &Expr| match expr.to_field(schema) {
+        Ok(_) if is_quoted(expr) => "unknown".to_string(),
+        Ok((_, field)) => crate::types::ColumnType::of(&field).name().unwrap_or(field.data_type().to_string()),
+        Err(_) => "unknown".to_string(),
+    };
+    let message = format!("operator does not exist: {} {op} {}", name(left), name(right));
+    Error::new(sqlstate::UNDEFINED_FUNCTION, message).hint("add a type cast: column::type")
 }
 
 fn is_quoted(expr: &Expr) -> bool {

@@ -40,6 +40,23 @@ impl Part {
     }
 }
 
+/// Fields that `extract` does not find in a date; `date_part` takes it for its midnight.
+const TIME_FIELDS: &[&str] = &[
+    "hour",
+    "hours",
+    "minute",
+    "minutes",
+    "second",
+    "seconds",
+    "millisecond",
+    "milliseconds",
+    "microsecond",
+    "microseconds",
+    "timezone",
+    "timezone_hour",
+    "timezone_minute",
+];
+
 /// Digits behind the point of a field of values of this type.
 fn scale(field: &str, of: &DataType) -> i8 {
     match field {
@@ -86,8 +103,12 @@ impl ScalarUDFImpl for Part {
         else {
             return Err(Error::unsupported(format!("{} of a field that is no literal", self.name())).into());
         };
+        let field = &field.to_lowercase();
+        if self.exact && *value.data_type() == DataType::Date32 && TIME_FIELDS.contains(&field.as_str()) {
+            return Err(Error::unsupported(format!("the unit \"{field}\" of a value of type date")).into());
+        }
         let to = match self.exact {
-            true => DataType::Decimal128(20, scale(&field.to_lowercase(), value.data_type())),
+            true => DataType::Decimal128(20, scale(field, value.data_type())),
             false => DataType::Float64,
         };
         Ok(Arc::new(Field::new(self.name(), to, true)))

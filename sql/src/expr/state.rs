@@ -8,6 +8,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::sql::planner::ParserOptions;
+use engine::operator::aggregate::function::Function;
 
 use super::aggregate::Total;
 use super::arithmetic::Arithmetic;
@@ -47,14 +48,15 @@ pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules
 }
 
-/// Replaces DataFusion's `sum` and `avg`, its operators on numbers and what rounds them.
+/// Replaces DataFusion's `sum`, `avg`, `min` and `max`, its operators on numbers and what rounds them.
 pub fn install(state: &mut SessionState) -> Result<()> {
-    state.register_udaf(Arc::new(AggregateUDF::from(Total::sum())))?;
-    state.register_udaf(Arc::new(AggregateUDF::from(Total::avg())))?;
+    for function in [Function::Sum, Function::Avg, Function::Min, Function::Max] {
+        state.register_udaf(Arc::new(AggregateUDF::from(Total::new(function))))?;
+    }
     for mode in [Mode::Round, Mode::Trunc, Mode::Ceil, Mode::Floor, Mode::Sign] {
         state.register_udf(Arc::new(ScalarUDF::from(Rounding::new(mode))))?;
     }
-    for name in ["ln", "log", "log10", "exp"] {
+    for name in ["ln", "log", "log10", "exp", "power"] {
         state.register_udf(Arc::new(ScalarUDF::from(Logarithm::new(name))))?;
     }
     state.register_udf(Arc::new(ScalarUDF::from(Arithmetic::modulo())))?;

@@ -190,6 +190,7 @@ fn options(words: &mut Words) -> Result<Options> {
         let name = option_name(words)?;
         words.expect_token(&Token::Eq)?;
         let value = option_value(words)?;
+        out.1.extend(at.map(|at| (name.clone(), at)));
         if out.0.insert(name.clone(), value).is_some() {
             return Err(Error::new(sqlstate::SYNTAX_ERROR, format!("option \"{name}\" given twice")).at(at));
         }

@@ -2,7 +2,9 @@
 //! is not served is refused here by name, with its place.
 
 mod declare;
+mod names;
 mod statement;
+mod transaction;
 mod words;
 
 #[cfg(test)]
@@ -51,9 +53,9 @@ pub struct Query {
     pub source: Arc<str>,
 }
 
-/// `WITH (name = value, …)`: names in lower case, values as text.
+/// `WITH (name = value, …)`: names in lower case, values as text; and where each name stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options(pub BTreeMap<String, String>);
+pub struct Options(pub BTreeMap<String, String>, pub BTreeMap<String, Location>);
 
 #[derive(Clone, Debug)]
 pub struct ColumnDef {
@@ -139,6 +141,13 @@ pub enum Show {
     Setting(String),
 }
 
+/// What BEGIN and SET TRANSACTION ask for. There is one isolation level, READ COMMITTED.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// READ ONLY or READ WRITE, where one is said.
+    pub read_only: Option<bool>,
+}
+
 /// A statement that only touches the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Set {
@@ -146,8 +155,10 @@ pub enum Set {
     Setting { name: String, value: Option<String>, local: bool },
     /// `RESET ALL`.
     ResetAll,
-    /// `SET TRANSACTION …`, `SET SESSION CHARACTERISTICS …`: accepted, there is one isolation level.
-    Transaction,
+    /// `SET TRANSACTION …`: of the transaction that is open.
+    Transaction(Modes),
+    /// `SET SESSION CHARACTERISTICS AS TRANSACTION …`: of those to come.
+    Characteristics(Modes),
 }
 
 #[derive(Clone, Debug)]
@@ -164,7 +175,7 @@ pub enum Statement {
     Explain(Box<Parsed>),
     Show(Show),
     Set(Set),
-    Begin,
+    Begin(Modes),
     Commit,
     Rollback,
     /// Forget the session's state.
@@ -195,7 +206,16 @@ impl Options {
         } else if !known.is_empty() {
             error = error.hint(format!("options here: {}", known.join(", ")));
         }
-        Err(error)
+        Err(error.at(self.place(name)))
+    }
+
+    pub fn place(&self, name: &str) -> Option<Location> {
+        self.1.get(name).copied()
+    }
+
+    /// The place of the first of the options left that `text` names.
+    pub fn place_named(&self, text: &str) -> Option<Location> {
+        self.0.keys().find(|name| text.contains(name.as_str())).and_then(|name| self.place(name))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::words::Words;
-use super::{Drop, DropKind, Insert, Parsed, Query, Set, Show, Statement, TEXT_BYTES_MAX, ast, declare};
+use super::{Drop, DropKind, Insert, Parsed, Query, Set, Show, Statement, TEXT_BYTES_MAX, ast, declare, transaction};
 use crate::error::{Error, Result, sqlstate};
 
 pub fn parse_all(text: &str) -> Result<Vec<Parsed>> {
@@ -62,9 +62,10 @@ fn parse_statement(words: &mut Words) -> Result<Statement> {
         "SHOW" => show(words),
         "SET" => set(words),
         "RESET" => reset(words),
-        "BEGIN" | "START" => skip_to_end(words, Statement::Begin),
-        "COMMIT" | "END" => skip_to_end(words, Statement::Commit),
-        "ROLLBACK" | "ABORT" => rollback(words),
+        "BEGIN" => transaction::begin(words),
+        "START" => transaction::start(words),
+        "COMMIT" | "END" => transaction::end(words, Statement::Commit),
+        "ROLLBACK" | "ABORT" => transaction::end(words, Statement::Rollback),
         "DISCARD" => skip_to_end(words, Statement::Discard),
         "DEALLOCATE" => deallocate(words),
         "UNLISTEN" => skip_to_end(words, Statement::Nothing("UNLISTEN")),
@@ -77,7 +78,7 @@ fn parse_statement(words: &mut Words) -> Result<Statement> {
 const REFUSED: &[(&str, &str)] = &[
     ("UPDATE", "insert a row with the same primary key, or change the row in the source database"),
     ("DELETE", "delete the row in the source database"),
-    ("TRUNCATE", "drop the table and create it again"),
+    ("TRUNCATE", "a table's rows are the records of its topic: create a table over another topic"),
     ("MERGE", "insert rows with their primary keys: an upsert table keeps the last of each"),
     ("ALTER", "drop the object and create it again"),
     ("SUBSCRIBE", "read the view's topic with any Kafka client, or poll it with SELECT"),
@@ -117,15 +118,6 @@ fn skip_to_end(words: &mut Words, statement: Statement) -> Result<Statement> {
         words.parser.next_token();
     }
     Ok(statement)
-}
-
-fn rollback(words: &mut Words) -> Result<Statement> {
-    let at = words.location();
-    let _ = words.take("WORK") || words.take("TRANSACTION");
-    if words.take("TO") {
-        return Err(Error::unsupported("ROLLBACK TO SAVEPOINT").at(at));
-    }
-    skip_to_end(words, Statement::Rollback)
 }
 
 fn deallocate(words: &mut Words) -> Result<Statement> {
@@ -178,7 +170,8 @@ fn insert(words: &mut Words) -> Result<Statement> {
     if words.take("DEFAULT") {
         return Err(Error::unsupported("INSERT … DEFAULT VALUES").at(at));
     }
-    let query = words.query()?;
+    let mut query = words.query()?;
+    default_is_null(&mut query);
     let at = words.location();
     if words.is("RETURNING") {
         return Err(Error::unsupported("INSERT … RETURNING").at(at));
@@ -189,6 +182,18 @@ fn insert(words: &mut Words) -> Result<Statement> {
             .hint("a table with a PRIMARY KEY keeps the last row of each key"));
     }
     Ok(Statement::Insert(Insert { table, columns, query }))
+}
+
+/// No column has a default of its own: `DEFAULT` in VALUES is NULL.
+fn default_is_null(query: &mut Query) {
+    let ast::SetExpr::Values(values) = query.ast.body.as_mut() else { return };
+    for expr in values.rows.iter_mut().flat_map(|row| row.content.iter_mut()) {
+        let is_default = matches!(expr, ast::Expr::Identifier(word)
+            if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("default"));
+        if is_default {
+            *expr = ast::Expr::Value(ast::Value::Null.into());
+        }
+    }
 }
 
 fn explain(words: &mut Words) -> Result<Statement> {
@@ -247,15 +252,15 @@ fn show(words: &mut Words) -> Result<Statement> {
 }
 
 fn set(words: &mut Words) -> Result<Statement> {
-    if words.take_all(&["SESSION", "CHARACTERISTICS"]) || words.take("TRANSACTION") {
-        return skip_to_end(words, Statement::Set(Set::Transaction));
+    if words.take_all(&["SESSION", "CHARACTERISTICS"]) {
+        return transaction::set(words, true);
     }
     let local = words.take("LOCAL");
     if !local {
         words.take("SESSION");
     }
     if words.take("TRANSACTION") {
-        return skip_to_end(words, Statement::Set(Set::Transaction));
+        return transaction::set(words, false);
     }
     let name = if words.take_all(&["TIME", "ZONE"]) {
         "timezone".to_string()

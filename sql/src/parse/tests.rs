@@ -92,8 +92,22 @@ fn session() {
         "Set(Setting { name: \"search_path\", value: Some(\"a, b\"), local: false }) | Set(Setting { name: \"x.y\", value: Some(\"-1\"), local: true }) | Set(ResetAll) | Set(Setting { name: \"timezone\", value: Some(\"UTC\"), local: false })",
     );
     check(
-        "begin isolation level serializable; commit and chain; start transaction read only; rollback work; end",
-        "Begin | Commit | Begin | Rollback | Commit",
+        "begin isolation level read committed, read write; commit and no chain; start transaction read only not deferrable; rollback work; end",
+        "Begin(Modes { read_only: Some(false) }) | Commit | Begin(Modes { read_only: Some(true) }) | Rollback | Commit",
+    );
+    check(
+        "set session characteristics as transaction read only; set transaction isolation level read uncommitted",
+        "Set(Characteristics(Modes { read_only: Some(true) })) | Set(Transaction(Modes { read_only: None }))",
+    );
+    check(
+        "begin isolation level serializable",
+        "0A000 ISOLATION LEVEL SERIALIZABLE is not supported @7 (use READ COMMITTED: each SELECT reads all its relations at one epoch)",
+    );
+    check("begin quickly", "42601 syntax error at or near \"quickly\" @7");
+    check("commit and chain", "0A000 AND CHAIN is not supported @8 (begin the next transaction with BEGIN)");
+    check(
+        "set transaction read only; set session time zone utc",
+        "Set(Transaction(Modes { read_only: Some(true) })) | Set(Setting { name: \"timezone\", value: Some(\"utc\"), local: false })",
     );
     check(
         "DISCARD ALL; DEALLOCATE ALL; DEALLOCATE PREPARE s1",

@@ -61,16 +61,11 @@ impl Words {
 
     /// Takes all of `words` when they are next, or none.
     pub fn take_all(&mut self, words: &[&str]) -> bool {
-        let start = self.parser.index();
-        for word in words {
-            if !self.take(word) {
-                while self.parser.index() > start {
-                    self.parser.prev_token();
-                }
-                return false;
-            }
+        let found = words.iter().enumerate().all(|(n, word)| is_word(self.parser.peek_nth_token_ref(n), word));
+        if found {
+            words.iter().for_each(|_| drop(self.parser.next_token()));
         }
-        true
+        found
     }
 
     pub fn expect(&mut self, word: &str) -> Result<()> {
@@ -133,10 +128,11 @@ impl Words {
 
     pub fn query(&mut self) -> Result<Query> {
         let from = self.byte();
-        let ast = match self.run(|p| p.parse_query()) {
+        let mut ast = match self.run(|p| p.parse_query()) {
             Ok(ast) => ast,
             Err(error) => return Err(refused_window(&self.source).unwrap_or(error)),
         };
+        super::names::complete(&mut ast);
         Ok(Query { ast, text: self.text_since(from), source: Arc::clone(&self.source) })
     }
 

@@ -121,6 +121,9 @@ impl Client {
         if statements.is_empty() {
             output.empty_query();
         }
+        if statements.len() > 1 {
+            self.session.begin_text();
+        }
         for parsed in statements {
             let cancelled = self.cancelled.clone();
             let server = Arc::clone(self.session.server());
@@ -146,7 +149,7 @@ impl Client {
             };
             guard(&server, cancelled, timeout, run).await?;
         }
-        Ok(())
+        Ok(self.session.end_text().await?)
     }
 
     async fn extended<S>(&mut self, message: Frontend, output: &mut Output, stream: &mut S) -> Result<(), Failure>
@@ -289,7 +292,9 @@ impl Client {
         }
         if portal.running.is_none() {
             let parameters = portal.parameters.take().ok_or_else(already_run)?;
-            match self.session.execute(&portal.statement, parameters).await? {
+            let outcome = self.session.execute(&portal.statement, parameters).await?;
+            self.session.take_notices().iter().for_each(|notice| output.notice(notice));
+            match outcome {
                 Outcome::Rows { batches, tag } => {
                     portal.running = Some(Running { batches, tag, rows: None, next: 0, sent: 0 });
                 }

@@ -13,12 +13,10 @@ mod output;
 mod params;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::error::{Error, Result, sqlstate};
 use crate::session::Server;
 use connection::Connection;
 
@@ -33,23 +31,11 @@ pub struct Limits {
     pub message_bytes_max: usize,
 }
 
-/// Starts to listen and serves until `stop` turns true; returns the address taken.
-pub async fn listen(
-    server: Arc<Server>,
-    address: &str,
-    limits: Limits,
-    stop: watch::Receiver<bool>,
-) -> Result<SocketAddr> {
+/// Starts to serve whoever comes to the listener, until `stop` turns true.
+pub fn serve(server: Arc<Server>, listener: log::env::Listener, limits: Limits, stop: watch::Receiver<bool>) {
     let env = server.env.clone();
-    let listener = env.listen(address).await.map_err(|e| {
-        Error::new(sqlstate::IO_ERROR, format!("cannot listen at {address}: {e}"))
-            .hint("another program may have the port: choose one with --pg-addr, or port 0 for any free one")
-            .caused_by(e)
-    })?;
-    let at = listener.address();
     // The task ends with `stop`; nobody waits for its value.
     drop(env.spawn("pgwire listener", accept(server, listener, limits, stop)));
-    Ok(at)
 }
 
 async fn accept(

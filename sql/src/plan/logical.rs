@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::TableReference;
+use datafusion::common::{Constraints, TableReference};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{LogicalPlan, TableSource};
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
@@ -38,11 +38,17 @@ pub struct Input {
     /// In terms of the visible columns, where all of it is visible.
     pub key: Option<Vec<usize>>,
     pub append_only: bool,
+    constraints: Constraints,
 }
 
 impl TableSource for Input {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// So that `GROUP BY` a primary key brings the other columns along.
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
     }
 }
 
@@ -64,6 +70,7 @@ impl Input {
             full,
             schema: schema(&columns)?,
             places: visible,
+            constraints: object.constraints(key.as_deref()),
             key,
             append_only: object.append_only(),
         })

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Expr, Filter, Join, LogicalPlan, Operator, Projection, TableScan, Union, Volatility,
 };
@@ -22,7 +22,7 @@ use super::logical::Input;
 use super::operators;
 use super::properties::Properties;
 use crate::error::{Error, Result, sqlstate};
-use crate::expr::{Computed, Conjunction};
+use crate::expr::{Computed, Conjunction, guard_condition, guard_value};
 use crate::types::ColumnType;
 
 /// A plan as a graph whose last node is its result.
@@ -113,12 +113,14 @@ fn check_expr(expr: &Expr) -> Result<()> {
 
 fn compute(expr: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
     check_expr(expr)?;
-    Computed::compile(bare(expr), schema)
+    Computed::compile(&guard_value(bare(expr), schema)?, schema)
 }
 
 fn condition(predicate: &Expr, schema: &DFSchema) -> Result<(ExprRef, String)> {
     check_expr(predicate)?;
-    Conjunction::compile(bare(predicate), schema)
+    let parts = split_conjunction(bare(predicate)).into_iter().map(|part| guard_condition(part, schema));
+    let guarded = conjunction(parts.collect::<Result<Vec<_>, _>>()?);
+    Conjunction::compile(guarded.as_ref().unwrap_or(predicate), schema)
 }
 
 impl Lowering {

@@ -128,8 +128,8 @@ impl Planned {
     ) -> Result<Self> {
         refuse::check(query)?;
         let (plan, inputs) = logical::plan(objects, query, database, pins)?;
-        let lowered = lower::lower(&plan)?;
-        let schema = output_schema(plan.schema().as_arrow(), columns)?;
+        let lowered = lower::lower(&plan).map_err(|e| e.at(refuse::only_join(query)))?;
+        let schema = output_schema(plan.schema().as_arrow(), columns, query)?;
         let mut graph = lowered.graph;
         let root = lowered.node;
         operators::columns(&mut graph, root, &lowered.schema, None, &schema)?;
@@ -146,7 +146,7 @@ impl Planned {
 }
 
 /// The columns of the view: the query's, under the names given instead.
-fn output_schema(schema: &Schema, columns: &[String]) -> Result<SchemaRef> {
+fn output_schema(schema: &Schema, columns: &[String], query: &Query) -> Result<SchemaRef> {
     if columns.len() > schema.fields().len() {
         return Err(Error::new(sqlstate::SYNTAX_ERROR, "too many column names were specified"));
     }
@@ -155,6 +155,7 @@ fn output_schema(schema: &Schema, columns: &[String]) -> Result<SchemaRef> {
         let name = columns.get(i).map_or(display_name(field.name()), String::as_str);
         if fields.iter().any(|f| f.name() == name) {
             return Err(Error::new(sqlstate::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once"))
+                .at(refuse::column_location(query, i))
                 .hint("name the columns with AS"));
         }
         fields.push(field.as_ref().clone().with_name(name));

@@ -7,10 +7,10 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::sqlparser::ast::{
     self, DuplicateTreatment, Expr, Function, FunctionArguments, JoinOperator, LimitClause, ObjectName, Select,
-    SetExpr, SetOperator, Spanned, TableFactor, Value, Visit, Visitor,
+    SelectItem, SetExpr, SetOperator, Spanned, TableFactor, Value, Visit, Visitor,
 };
 
-use crate::error::{Error, Result, location_of, sqlstate};
+use crate::error::{Error, Location, Result, location_of, sqlstate};
 use crate::parse::{Name, Query};
 
 /// Functions over windows of time, in all their forms.
@@ -87,6 +87,34 @@ pub fn relations(query: &Query) -> Vec<Name> {
     let mut seen = HashSet::new();
     names.retain(|n| !(n.parts.len() == 1 && ctes.contains(&n.parts[0])) && seen.insert(n.parts.clone()));
     names
+}
+
+/// Where the one join of a query stands; `None` when there are several: which of them is meant, its plan does not tell.
+pub fn only_join(query: &Query) -> Option<Location> {
+    struct Joins(Vec<Option<Location>>);
+    impl Visitor for Joins {
+        type Break = ();
+        fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+            let listed = select.from.iter().skip(1).map(|from| &from.relation);
+            let joined = select.from.iter().flat_map(|from| &from.joins).map(|join| &join.relation);
+            self.0.extend(listed.chain(joined).map(|relation| location_of(relation.span())));
+            ControlFlow::Continue(())
+        }
+    }
+    let mut joins = Joins(Vec::new());
+    let _ = query.ast.visit(&mut joins);
+    match joins.0.as_slice() {
+        [join] => *join,
+        _ => None,
+    }
+}
+
+/// Where the query's column of this index stands, when it is written out.
+pub fn column_location(query: &Query, index: usize) -> Option<Location> {
+    let SetExpr::Select(select) = query.ast.body.as_ref() else { return None };
+    let written = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
+    let items = select.projection.get(..=index).filter(|items| items.iter().all(written))?;
+    location_of(items.last()?.span())
 }
 
 #[derive(Default)]
@@ -223,6 +251,9 @@ impl Visitor for Refuser {
             Expr::Subquery(_) => refuse_with("a subquery as a value", expr, JOIN_HINT),
             Expr::Exists { .. } => refuse_with("EXISTS", expr, JOIN_HINT),
             Expr::InSubquery { .. } => refuse_with("IN (SELECT …)", expr, JOIN_HINT),
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } if matches!(right.as_ref(), Expr::Subquery(_)) => {
+                refuse_with("a comparison with ANY or ALL of a subquery", expr, JOIN_HINT)
+            }
             Expr::Rollup(_) => refuse("ROLLUP", expr),
             Expr::Cube(_) => refuse("CUBE", expr),
             Expr::GroupingSets(_) => refuse("GROUPING SETS", expr),

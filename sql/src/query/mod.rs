@@ -1,5 +1,6 @@
 //! Ad-hoc queries: planned and run by DataFusion over relations at one pinned epoch, on threads of their own.
 
+mod forms;
 pub mod lookup;
 pub mod pg_catalog;
 pub mod pgtype;
@@ -34,6 +35,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::error::{Error, Result, sqlstate};
 use crate::expr;
+use forms::ArrayParameters;
 use lookup::Lookup;
 use pg_catalog::{Facts, World};
 pub use plans::Meaning;
@@ -83,6 +85,13 @@ pub struct Planned {
     pub lookup: Option<Lookup>,
     /// The query reads the catalog as it was when it was planned: plan it again to see it as it is.
     pub of_catalog: bool,
+}
+
+impl Planned {
+    /// What it reads.
+    pub fn relations(&self) -> &[Arc<Relation>] {
+        &self.relations
+    }
 }
 
 /// The names of a session.
@@ -147,6 +156,7 @@ impl Queries {
         let plan = async move {
             let asked = Arc::clone(&names);
             let facts = Facts::new(move || asked.world());
+            forms::settle(&mut ast)?;
             expr::rewrite(&mut ast)?;
             pg_catalog::rewrite(&mut ast, &facts)?;
             let names = WithCatalog { names: names.as_ref(), world: facts.used() };
@@ -240,6 +250,7 @@ fn session_state(limits: QueryLimits) -> Result<SessionState> {
 
 fn plan_query(state: &SessionState, names: &WithCatalog<'_>, ast: &ast::Query, declared: &[u32]) -> Result<Planned> {
     let mut fields: Vec<Option<FieldRef>> = declared.iter().map(|oid| parameter_field(*oid)).collect();
+    infer_arrays(state, names, ast, &mut fields)?;
     let mut plan = to_plan(state, names, ast, &fields)?;
     let found = plan.get_parameter_fields()?;
     let mut changed = false;
@@ -274,6 +285,31 @@ fn plan_query(state: &SessionState, names: &WithCatalog<'_>, ast: &ast::Query, d
     let relations = relations(&plan)?;
     let lookup = Lookup::of(&plan, &relations, &schema);
     Ok(Planned { plan, parameters, schema, relations, lookup, of_catalog: names.world.is_some() })
+}
+
+/// Gives the parameters of `x = ANY ($1)` that the client left open the type of arrays of what `x` is.
+fn infer_arrays(
+    state: &SessionState,
+    names: &WithCatalog<'_>,
+    ast: &ast::Query,
+    fields: &mut Vec<Option<FieldRef>>,
+) -> Result<()> {
+    let mut elements = ast.clone();
+    let arrays = ArrayParameters::of_elements(&mut elements);
+    let place = |id: &str| id.strip_prefix('$').and_then(|n| n.parse::<u16>().ok()).map(usize::from).filter(|n| *n > 0);
+    let open = |id: &String| place(id).is_some_and(|n| fields.get(n - 1).is_none_or(Option::is_none));
+    if !arrays.0.iter().any(open) {
+        return Ok(());
+    }
+    for (id, field) in to_plan(state, names, &elements, fields)?.get_parameter_fields()? {
+        let Some(place) = place(&id).filter(|_| arrays.has(&id)) else { continue };
+        if fields.len() < place {
+            fields.resize(place, None);
+        }
+        let element = field.map_or(DataType::Utf8, |field| field.data_type().clone());
+        fields[place - 1].get_or_insert(Arc::new(Field::new("", ArrayParameters::array_of(&element), true)));
+    }
+    Ok(())
 }
 
 /// The columns under the names that people see.
@@ -327,7 +363,8 @@ async fn execute(
         let values: Vec<ScalarValue> = parameters.into_iter().zip(types).map(cast).collect::<Result<_, _>>()?;
         plan.with_param_values(ParamValues::from(values))?
     };
-    let physical = state.create_physical_plan(&plan).await?;
+    let plan = expr::guard_plan(state.optimize(&plan)?)?;
+    let physical = state.query_planner().create_physical_plan(&plan, state).await?;
     let mut stream = execute_stream(physical, state.task_ctx())?;
     while let Some(batch) = stream.next().await {
         if out.send(batch.map_err(Error::from)).await.is_err() {

@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::{Column, Constraints, ScalarValue};
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
@@ -48,6 +48,8 @@ pub struct Relation {
     /// Indices of the key columns, where rows can be looked up by it.
     pub key: Vec<usize>,
     pub view: bool,
+    /// Its primary key, where it has one.
+    pub constraints: Constraints,
     pub rows: Rows,
 }
 
@@ -127,6 +129,10 @@ impl TableProvider for Relation {
         Arc::clone(&self.schema)
     }
 
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
+    }
+
     fn table_type(&self) -> TableType {
         if self.view { TableType::View } else { TableType::Base }
     }
@@ -194,9 +200,9 @@ impl PartitionStream for Partition {
                 let snapshot = snapshot.ok_or_else(no_snapshot)?;
                 read_store(&snapshot, id, projection.as_deref(), keys.as_ref(), &sender)
             }),
-            Rows::Appended { topic, decode, .. } => builder.spawn(async move {
+            Rows::Appended { id, topic, decode } => builder.spawn(async move {
                 let snapshot = snapshot.ok_or_else(no_snapshot)?;
-                read_log(&snapshot, &topic, decode.as_ref(), projection.as_deref(), &sender).await
+                read_log(&snapshot, id, &topic, decode.as_ref(), projection.as_deref(), &sender).await
             }),
         }
         builder.build()
@@ -252,6 +258,7 @@ fn read_store(
 
 async fn read_log(
     snapshot: &Snapshot,
+    id: Option<RelationId>,
     topic: &log::Topic,
     decode: &dyn Decode,
     projection: Option<&[usize]>,
@@ -259,7 +266,7 @@ async fn read_log(
 ) -> DfResult<()> {
     for partition in super::snapshot::partitions(topic) {
         let log = snapshot.cluster.log(partition).map_err(Error::from)?;
-        let end = snapshot.end(partition);
+        let end = snapshot.end(id, partition);
         let mut from = log.bounds().start;
         while from < end {
             let read = log.read(from, end, READ_BYTES, log::Isolation::Committed).await.map_err(Error::from)?;

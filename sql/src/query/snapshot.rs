@@ -8,14 +8,14 @@ use engine::job::{Engine, Pin};
 use engine::state::ViewStore;
 
 use super::relation::{Relation, Rows};
-use crate::error::Result;
+use crate::error::{Error, Result, sqlstate};
 
 /// A pinned epoch, and where the topics end that are no input of the engine. Held until the last row is read.
 pub struct Snapshot {
     pub cluster: Arc<dyn log::Cluster>,
     engine: Engine,
     pin: Pin,
-    /// Ends of topics that have no place in the epoch's cut.
+    /// Ends of topics that are read as they are: nothing keeps their place in the epoch's cut up to date.
     raw: log::Cut,
 }
 
@@ -29,13 +29,13 @@ impl Snapshot {
     ) -> Result<Self> {
         let ids: Vec<RelationId> = relations.iter().filter_map(|r| r.id()).collect();
         if !ids.is_empty() {
-            engine.caught_up(&ids, deadline).await?;
+            engine.caught_up(&ids, deadline).await.map_err(|error| named(error, relations))?;
         }
         let pin = engine.pin();
         let mut outside = Vec::new();
         for relation in relations {
-            if let Rows::Appended { topic, .. } = &relation.rows {
-                outside.extend(partitions(topic).filter(|p| !pin.cut().0.contains_key(p)));
+            if let Rows::Appended { id: None, topic, .. } = &relation.rows {
+                outside.extend(partitions(topic));
             }
         }
         let raw = if outside.is_empty() { log::Cut::default() } else { cluster.cut(&outside)? };
@@ -50,10 +50,25 @@ impl Snapshot {
         Ok(self.engine.store(id)?)
     }
 
-    /// Where the partition ends in this snapshot (exclusive).
-    pub fn end(&self, partition: log::TopicPartition) -> log::Offset {
-        let end = self.pin.cut().0.get(&partition).or_else(|| self.raw.0.get(&partition));
-        end.copied().unwrap_or_default()
+    /// Where the partition ends (exclusive): in the epoch for a relation of the engine, else where it ended when the
+    /// snapshot was taken.
+    pub fn end(&self, of: Option<RelationId>, partition: log::TopicPartition) -> log::Offset {
+        let cut: &log::Cut = if of.is_some() { self.pin.cut() } else { &self.raw };
+        cut.0.get(&partition).copied().unwrap_or_default()
+    }
+}
+
+/// The engine's error, with the name of a relation that it does not run.
+fn named(error: engine::job::Error, relations: &[Arc<Relation>]) -> Error {
+    let relation = match &error {
+        engine::job::Error::UnknownRelation(id) => relations.iter().find(|r| r.id() == Some(*id)),
+        _ => None,
+    };
+    match relation {
+        Some(relation) => Error::new(sqlstate::UNDEFINED_TABLE, format!("relation \"{}\" does not run", relation.name))
+            .hint("SHOW TABLES and SHOW VIEWS say how relations stand; a restart tries again")
+            .caused_by(error),
+        None => error.into(),
     }
 }
 

@@ -1,23 +1,24 @@
-//! `CREATE` and `DROP`: topics, catalog and engine are changed in an order that a crash may cut anywhere: what the
+//! `CREATE`: topics, catalog and engine are changed in an order that a crash may cut anywhere: what the
 //! catalog names is made to stand at the next start, what it does not name is nobody's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use arrow::datatypes::Schema;
 use engine::io::{Finding, SourceRelation};
-use log::cluster::config::WRITER;
+use engine::job::JobState;
 
-use super::options;
-use super::server::{SINK_WRITER, Server, VIEW_WRITER};
-use crate::catalog::{Class, Column, DATABASE, Draft, Kind, Name, OnError, Sink, Source, Table, View};
+use super::server::Server;
+use super::topics::{create_topic, keep_all, output_topic};
+use super::{drop, options, topics};
+use crate::catalog::{Class, Column, DATABASE, Draft, Kind, Name, Object, OnError, Sink, Source, Table, View};
 use crate::error::{Error, Result, sqlstate};
-use crate::parse::{self, CreateSink, CreateSource, CreateTable, CreateView, Drop, DropKind, Parsed, Statement};
+use crate::parse::{self, CreateSink, CreateSource, CreateTable, CreateView, Options, Parsed, Statement};
 use crate::plan;
 use crate::types::ColumnType;
 
 /// The answer to a definition: the command tag and what there is to say besides.
-type Changed = (&'static str, Vec<Error>);
+pub type Changed = (&'static str, Vec<Error>);
 
 /// Partitions of a topic, when the statement says nothing.
 const PARTITIONS: i32 = 1;
@@ -42,13 +43,13 @@ async fn apply(server: &Server, parsed: &Parsed, database: &str) -> Result<Chang
         Statement::CreateTable(create) => create_table(server, create, &parsed.text).await,
         Statement::CreateView(create) => create_view(server, create, &parsed.text, database).await,
         Statement::CreateSink(create) => create_sink(server, create, &parsed.text, database).await,
-        Statement::Drop(drop) => drop_objects(server, drop, database).await,
+        Statement::Drop(objects) => drop::drop_objects(server, objects, database).await,
         _ => Err(Error::bug("a definition was expected")),
     }
 }
 
 /// New objects of people belong to `riverrun`, wherever they are connected.
-fn own_name(name: &parse::Name) -> Result<Name> {
+pub fn own_name(name: &parse::Name) -> Result<Name> {
     let full = Name::resolve(&name.parts, DATABASE)?;
     if full.database == DATABASE {
         return Ok(full);
@@ -82,9 +83,9 @@ async fn create_source(server: &Server, create: &CreateSource, text: &str) -> Re
         return Err(Error::new(sqlstate::DUPLICATE_OBJECT, format!("source \"{source}\" already exists"))
             .at(create.name.location));
     }
-    let mut given = create.options.0.clone();
+    let mut given = create.options.clone();
     let connector_name = given
-        .remove("connector")
+        .take("connector")
         .ok_or_else(|| Error::new(sqlstate::INVALID_PARAMETER_VALUE, "a source needs the option \"connector\""))?;
     let connector = Arc::clone(server.connector(&connector_name)?);
     let options = options::check(&connector_name, connector.options(), given)?;
@@ -101,6 +102,7 @@ async fn create_source(server: &Server, create: &CreateSource, text: &str) -> Re
         drafts.push(source_table(server, source, relation).await?);
     }
     let created = server.catalog.create(drafts).await?;
+    topics::mark(server).await?;
     for object in &created {
         if let Kind::Source(definition) = &object.kind {
             // Its tables stand in the catalog; from here on a restart would do the same.
@@ -142,14 +144,7 @@ fn warnings(connector: &str, findings: Vec<Finding>) -> Result<Vec<Error>> {
 /// The topic and the definition of one captured table.
 async fn source_table(server: &Server, source: &str, relation: &SourceRelation) -> Result<Draft> {
     let name = Name::new(source, &relation.schema_name, &relation.name);
-    let keep = BTreeMap::from([("retention.ms".to_owned(), "-1".to_owned())]);
-    let topic = match server.cluster.topic(&name.topic()) {
-        Some(topic) => {
-            forget_earlier(server, &topic).await?;
-            topic
-        }
-        None => create_topic(server, &name.topic(), PARTITIONS, keep).await?,
-    };
+    let topic = topics::source_topic(server, source, &name.topic(), PARTITIONS).await?;
     let table = Table {
         columns: Column::all_of(&relation.schema)?,
         key: relation.key.clone(),
@@ -162,26 +157,6 @@ async fn source_table(server: &Server, source: &str, relation: &SourceRelation) 
         source: Some(source.to_owned()),
     };
     Ok(Draft { name, sql: String::new(), depends_on: Vec::new(), kind: Kind::Table(table) })
-}
-
-/// A topic that a dropped source of the same name has left: a record that empties the relation is put before the new
-/// snapshot, so that rows which have gone since do not stay.
-async fn forget_earlier(server: &Server, topic: &log::Topic) -> Result<()> {
-    for partition in crate::query::snapshot::partitions(topic) {
-        let log = server.cluster.log(partition)?;
-        let bounds = log.bounds();
-        if bounds.end > bounds.start {
-            let value = r#"{"before":null,"after":null,"source":{"connector":"riverrun"},"op":"t","ts_ms":null,"transaction":null}"#;
-            let record =
-                log::NewRecord { value: Some(Bytes::from_static(value.as_bytes())), ..log::NewRecord::default() };
-            log.append(vec![record]).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn create_topic(server: &Server, name: &str, partitions: i32, config: log::TopicConfig) -> Result<log::Topic> {
-    Ok(server.cluster.create_topic(log::NewTopic { name: name.to_owned(), partitions, config }).await?)
 }
 
 async fn create_table(server: &Server, create: &CreateTable, text: &str) -> Result<Changed> {
@@ -209,11 +184,14 @@ async fn create_table(server: &Server, create: &CreateTable, text: &str) -> Resu
     };
     let format = server.format(&format_name)?;
     let decode = format.decode(declared, &key, &options.0);
-    let decode = decode.map_err(|reason| Error::new(sqlstate::INVALID_PARAMETER_VALUE, reason))?;
+    let decode = decode.map_err(|reason| refused_by_format(reason, &options))?;
     let columns = if columns.is_empty() { Column::all_of(&decode.schema())? } else { columns };
-    let topic = match server.cluster.topic(&topic_name) {
-        Some(topic) => topic,
-        None => create_topic(server, &topic_name, partitions, keep_all()).await?,
+    let (topic, fresh) = match server.cluster.topic(&topic_name) {
+        Some(topic) => (topic, None),
+        None => {
+            let topic = create_topic(server, &topic_name, partitions, keep_all()).await?;
+            (topic.clone(), Some(topic))
+        }
     };
     let table = Table {
         columns,
@@ -227,15 +205,59 @@ async fn create_table(server: &Server, create: &CreateTable, text: &str) -> Resu
         source: None,
     };
     let draft = Draft { name, sql: text.to_owned(), depends_on: Vec::new(), kind: Kind::Table(table) };
-    for object in server.catalog.create(vec![draft]).await? {
-        server.add_table(&object).await?;
-    }
+    stand(server, draft, fresh.as_ref()).await?;
     Ok((TAG, Vec::new()))
 }
 
-/// Views are replayed from the first record of their tables: nothing of these may be thrown away.
-fn keep_all() -> log::TopicConfig {
-    BTreeMap::from([("retention.ms".to_owned(), "-1".to_owned())])
+/// What a format says against the options or columns that are given.
+fn refused_by_format(reason: String, options: &Options) -> Error {
+    let at = options.place_named(&reason);
+    Error::new(sqlstate::INVALID_PARAMETER_VALUE, reason).at(at)
+}
+
+/// Writes an object into the catalog and hands it to the engine; when that fails all is as before. `fresh` is a topic
+/// that was created for it.
+async fn stand(server: &Server, draft: Draft, fresh: Option<&log::Topic>) -> Result<()> {
+    let created = server.catalog.create(vec![draft]).await;
+    let done = match &created {
+        Ok(created) => take_in(server, created).await,
+        Err(_) => Ok(()),
+    };
+    let (created, error) = match (created, done) {
+        (Ok(_), Ok(())) => return Ok(()),
+        (Ok(created), Err(error)) => (created, error),
+        (Err(error), _) => (Vec::new(), error),
+    };
+    if let Err(left) = take_back(server, &created, fresh).await {
+        // The next start finds it and says so.
+        tracing::error!(error = %left, "what a failed creation has left could not be removed");
+    }
+    Err(error)
+}
+
+async fn take_in(server: &Server, created: &[Arc<Object>]) -> Result<()> {
+    topics::mark(server).await?;
+    for object in created {
+        match &object.kind {
+            Kind::Table(_) => server.add_table(object).await?,
+            Kind::View(_) | Kind::Sink(_) => server.add_view(object).await?,
+            Kind::Source(_) => return Err(Error::bug("a source comes with its tables")),
+        }
+    }
+    Ok(())
+}
+
+async fn take_back(server: &Server, created: &[Arc<Object>], fresh: Option<&log::Topic>) -> Result<()> {
+    for object in created {
+        server.forget(object.id).await?;
+    }
+    if !created.is_empty() {
+        server.catalog.drop(created.iter().map(|object| object.id).collect()).await?;
+    }
+    match fresh {
+        Some(topic) => topics::remove(server, &topic.name).await,
+        None => topics::mark(server).await,
+    }
 }
 
 fn partitions(option: Option<String>) -> Result<i32> {
@@ -277,6 +299,16 @@ async fn create_view(server: &Server, create: &CreateView, text: &str, database:
     if let Some(notice) = exists(server, Class::Relation, &name, create.if_not_exists) {
         return Ok((TAG, vec![notice]));
     }
+    let mut declared = Vec::new();
+    let done = match declare_topics(server, &plan::relations(&create.query), database, &mut declared).await {
+        Ok(()) => create_view_over(server, create, text, database, name).await,
+        Err(error) => Err(error),
+    };
+    finish_declared(server, &declared, done).await.map(|notices| (TAG, notices))
+}
+
+/// Creates the view: all that it reads is declared.
+async fn create_view_over(server: &Server, create: &CreateView, text: &str, database: &str, name: Name) -> Result<()> {
     let planned = plan::view(&server.catalog.objects(), create, database)?;
     let mut options = create.options.clone();
     options.take("key");
@@ -284,16 +316,17 @@ async fn create_view(server: &Server, create: &CreateView, text: &str, database:
     let partitions = partitions(options.take("partitions"))?;
     let format = server.format(&format_name)?;
     let encode = format.encode(Arc::clone(&planned.schema), planned.key.as_deref(), planned.append_only, &options.0);
-    encode.map_err(|reason| Error::new(sqlstate::INVALID_PARAMETER_VALUE, reason))?;
+    encode.map_err(|reason| refused_by_format(reason, &options))?;
     let compacted = planned.key.is_some() || !planned.append_only;
-    let owner = format!("{VIEW_WRITER}{name}");
-    let topic = output_topic(server, &name.topic(), &owner, partitions, compacted).await?;
+    check_count(&planned.schema, compacted && planned.key.is_none(), &format_name, create.name.location)?;
+    check_runs(server, planned.inputs.iter().map(|input| input.relation))?;
+    let topic = output_topic(server, &name.topic(), &topics::of_view(&name), partitions, compacted).await?;
     let depends_on = planned.inputs.iter().map(|input| input.relation).collect();
     let view = View {
         columns: Column::all_of(&planned.schema)?,
         key: planned.key,
         append_only: planned.append_only,
-        topic: topic.name,
+        topic: topic.name.clone(),
         topic_id: topic.id,
         format: format_name,
         options: options.0,
@@ -303,39 +336,94 @@ async fn create_view(server: &Server, create: &CreateView, text: &str, database:
         plan_version: planned.plan_version,
     };
     let draft = Draft { name, sql: text.to_owned(), depends_on, kind: Kind::View(view) };
-    for object in server.catalog.create(vec![draft]).await? {
-        server.add_view(&object).await?;
+    stand(server, draft, Some(&topic)).await
+}
+
+/// Records of a relation whose whole row is the key carry its count beside the columns.
+fn check_count(schema: &Schema, counted: bool, format: &str, at: Option<crate::error::Location>) -> Result<()> {
+    const COUNT: &str = "_count";
+    if !counted || format != "json" || schema.index_of(COUNT).is_err() {
+        return Ok(());
     }
-    Ok((TAG, Vec::new()))
+    let message = format!("column name \"{COUNT}\" conflicts with the count that its records carry");
+    Err(Error::new(sqlstate::DUPLICATE_COLUMN, message)
+        .at(at)
+        .detail("the rows have no key, and may be there several times")
+        .hint("name the column differently, or give a key: WITH (key = '…')"))
+}
+
+/// Nothing can be created over what has stopped: it would never show a row.
+fn check_runs(server: &Server, mut inputs: impl Iterator<Item = engine::graph::RelationId>) -> Result<()> {
+    let (jobs, objects) = (server.engine.jobs(), server.catalog.objects());
+    let stopped = inputs.find_map(|id| {
+        let name = || objects.get(id).map_or_else(|| id.0.to_string(), |object| object.name.to_string());
+        match jobs.iter().find(|job| job.id == id).map(|job| &job.state) {
+            None => Some((name(), "it does not run".to_owned())),
+            Some(JobState::Failed { reason }) => Some((name(), reason.clone())),
+            Some(_) => None,
+        }
+    });
+    match stopped {
+        None => Ok(()),
+        Some((name, reason)) => {
+            Err(Error::new(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, format!("{name} has stopped")).detail(reason))
+        }
+    }
+}
+
+/// Declares, as tables of the format raw, topics among `names` that nobody has declared: views and sinks rest on objects
+/// of the catalog. What has been declared stands in `out`, also when an error ends it.
+async fn declare_topics(
+    server: &Server,
+    names: &[parse::Name],
+    database: &str,
+    out: &mut Vec<Arc<Object>>,
+) -> Result<()> {
+    for name in names {
+        let topic = name.parts.join(".");
+        if topic.starts_with("__")
+            || server.cluster.topic(&topic).is_none()
+            || server.relation(database, &name.parts)?.is_some()
+        {
+            continue;
+        }
+        let hint = format!("declare it: CREATE TABLE … WITH (topic = '{topic}', format = '…')");
+        let full = own_name(name).map_err(|e| Error { hint: Some(hint), ..e })?;
+        let quoted: Vec<String> = name.parts.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+        let text = format!("CREATE TABLE {} WITH (topic = '{topic}', format = 'raw')", quoted.join("."));
+        let (columns, primary_key) = (Vec::new(), Vec::new());
+        let mut options = Options::default();
+        options.0.extend([("topic".to_owned(), topic), ("format".to_owned(), "raw".to_owned())]);
+        let create = CreateTable { name: name.clone(), if_not_exists: false, columns, primary_key, options };
+        create_table(server, &create, &text).await?;
+        out.extend(server.catalog.objects().relation(&full).cloned());
+    }
+    Ok(())
+}
+
+/// The notices about what was declared, or the error, with the declarations taken back.
+async fn finish_declared(server: &Server, declared: &[Arc<Object>], done: Result<()>) -> Result<Vec<Error>> {
+    match done {
+        Ok(()) => {
+            let notice = |object: &Arc<Object>| {
+                let message =
+                    format!("topic \"{0}\" is declared: it is now the table {0}, in the format raw", object.name);
+                Error::new(sqlstate::SUCCESSFUL_COMPLETION, message)
+            };
+            Ok(declared.iter().map(notice).collect())
+        }
+        Err(error) => {
+            if let Err(left) = take_back(server, declared, None).await {
+                tracing::error!(error = %left, "what a failed creation has declared could not be removed");
+            }
+            Err(error)
+        }
+    }
 }
 
 pub fn explain_view(server: &Server, create: &CreateView, database: &str) -> Result<Vec<String>> {
     let planned = plan::view(&server.catalog.objects(), create, database)?;
     Ok(planned.explain.lines().map(str::to_owned).collect())
-}
-
-/// The topic that the job of `owner` alone writes: nobody else's records may come between. One that an unfinished
-/// creation or drop has left is removed first.
-async fn output_topic(
-    server: &Server,
-    name: &str,
-    owner: &str,
-    partitions: i32,
-    compacted: bool,
-) -> Result<log::Topic> {
-    if let Some(topic) = server.cluster.topic(name) {
-        if !server.is_left_over(&topic) {
-            return Err(Error::new(sqlstate::DUPLICATE_TABLE, format!("topic \"{name}\" already exists"))
-                .hint("choose another name, or delete the topic"));
-        }
-        server.cluster.delete_topic(name).await?;
-    }
-    let mut config = match compacted {
-        true => BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
-        false => keep_all(),
-    };
-    config.insert(WRITER.to_owned(), owner.to_owned());
-    create_topic(server, name, partitions, config).await
 }
 
 async fn create_sink(server: &Server, create: &CreateSink, text: &str, database: &str) -> Result<Changed> {
@@ -344,6 +432,15 @@ async fn create_sink(server: &Server, create: &CreateSink, text: &str, database:
     if let Some(notice) = exists(server, Class::Sink, &name, create.if_not_exists) {
         return Ok((TAG, vec![notice]));
     }
+    let mut declared = Vec::new();
+    let done = match declare_topics(server, std::slice::from_ref(&create.from), database, &mut declared).await {
+        Ok(()) => create_sink_over(server, create, text, database, name).await,
+        Err(error) => Err(error),
+    };
+    finish_declared(server, &declared, done).await.map(|notices| (TAG, notices))
+}
+
+async fn create_sink_over(server: &Server, create: &CreateSink, text: &str, database: &str, name: Name) -> Result<()> {
     let from = server.relation(database, &create.from.parts)?.ok_or_else(|| {
         Error::new(sqlstate::UNDEFINED_TABLE, format!("relation \"{}\" does not exist", create.from))
             .at(create.from.location)
@@ -365,114 +462,17 @@ async fn create_sink(server: &Server, create: &CreateSink, text: &str, database:
     let encode = server.format(&format_name)?.encode(from.schema()?, from.key(), from.append_only(), &BTreeMap::new());
     encode.map_err(|reason| Error::new(sqlstate::INVALID_PARAMETER_VALUE, reason))?;
     let compacted = from.key().is_some() || !from.append_only();
-    let owner = format!("{SINK_WRITER}{name}");
-    let topic = output_topic(server, &topic_name, &owner, partitions, compacted).await?;
+    check_count(from.schema()?.as_ref(), compacted && from.key().is_none(), &format_name, create.from.location)?;
+    check_runs(server, [from.id].into_iter())?;
+    let topic = output_topic(server, &topic_name, &topics::of_sink(&name), partitions, compacted).await?;
     let sink = Sink {
         from: from.id,
         connector: "topic".into(),
         options: BTreeMap::new(),
-        topic: Some(topic.name),
+        topic: Some(topic.name.clone()),
         topic_id: Some(topic.id),
         format: Some(format_name),
     };
     let draft = Draft { name, sql: text.to_owned(), depends_on: vec![from.id], kind: Kind::Sink(sink) };
-    for object in server.catalog.create(vec![draft]).await? {
-        server.add_view(&object).await?;
-    }
-    Ok((TAG, Vec::new()))
-}
-
-async fn drop_objects(server: &Server, drop: &Drop, database: &str) -> Result<Changed> {
-    let tag = match drop.kind {
-        DropKind::Source => "DROP SOURCE",
-        DropKind::Table => "DROP TABLE",
-        DropKind::View => "DROP MATERIALIZED VIEW",
-        DropKind::Sink => "DROP SINK",
-    };
-    let mut notices = Vec::new();
-    for name in &drop.names {
-        match find(server, drop.kind, name, database)? {
-            Some(object) => drop_object(server, &object).await?,
-            None if drop.if_exists => {
-                let (code, what) = missing(drop.kind);
-                notices.push(Error::new(code, format!("{what} \"{name}\" does not exist, skipping")));
-            }
-            None => {
-                let (code, what) = missing(drop.kind);
-                return Err(Error::new(code, format!("{what} \"{name}\" does not exist")).at(name.location));
-            }
-        }
-    }
-    Ok((tag, notices))
-}
-
-fn missing(kind: DropKind) -> (&'static str, &'static str) {
-    match kind {
-        DropKind::Source => (sqlstate::UNDEFINED_OBJECT, "source"),
-        DropKind::Table => (sqlstate::UNDEFINED_TABLE, "table"),
-        DropKind::View => (sqlstate::UNDEFINED_TABLE, "materialized view"),
-        DropKind::Sink => (sqlstate::UNDEFINED_OBJECT, "sink"),
-    }
-}
-
-fn find(
-    server: &Server,
-    kind: DropKind,
-    name: &parse::Name,
-    database: &str,
-) -> Result<Option<Arc<crate::catalog::Object>>> {
-    let objects = server.catalog.objects();
-    let found = match kind {
-        DropKind::Source => match name.parts.as_slice() {
-            [source] => objects.source(source).cloned(),
-            _ => None,
-        },
-        DropKind::Sink => objects.find(Class::Sink, &own_name(name)?).cloned(),
-        DropKind::Table | DropKind::View => server.relation(database, &name.parts)?,
-    };
-    let Some(object) = found else { return Ok(None) };
-    let fits = match kind {
-        DropKind::Table => matches!(object.kind, Kind::Table(_)),
-        DropKind::View => matches!(object.kind, Kind::View(_)),
-        DropKind::Source | DropKind::Sink => true,
-    };
-    if fits {
-        return Ok(Some(object));
-    }
-    let (_, what) = missing(kind);
-    let word = object.kind.word();
-    Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, format!("\"{name}\" is not a {what}"))
-        .at(name.location)
-        .hint(format!("use DROP {} to remove a {word}", word.to_uppercase())))
-}
-
-/// RESTRICT: refused while something that stays rests on it. What the catalog no longer names is removed behind it, by
-/// the next start where a crash comes between.
-async fn drop_object(server: &Server, object: &crate::catalog::Object) -> Result<()> {
-    let objects = server.catalog.objects();
-    let set = objects.drop_set(object);
-    if set.iter().any(|id| objects.dependents(*id).any(|d| !set.contains(&d.id))) {
-        // Says by whom it is needed.
-        return server.catalog.drop(set).await.map(|_| ());
-    }
-    if let Kind::Source(source) = &object.kind
-        && let Err(error) = server.sources.remove(&object.name.name).await
-    {
-        server.start_source(object, source, None, false)?;
-        return Err(error);
-    }
-    for id in &set {
-        server.forget(*id).await?;
-    }
-    server.catalog.drop(set).await?;
-    // A view's topic is the view's alone, a table's belongs to whoever writes it.
-    if matches!(object.kind, Kind::View(_) | Kind::Sink(_))
-        && let Some(topic) = object.topic()
-    {
-        match server.cluster.delete_topic(topic).await {
-            Ok(()) | Err(log::Error::UnknownTopic(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+    stand(server, draft, Some(&topic)).await
 }

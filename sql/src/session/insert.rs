@@ -52,6 +52,15 @@ pub struct Buffered {
 }
 
 impl Buffered {
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Where rows wait to go.
+    pub fn topics(&self) -> impl Iterator<Item = log::TopicId> {
+        self.parts.iter().map(|part| part.topic.id)
+    }
+
     pub fn add(&mut self, part: Encoded) -> Result<()> {
         self.bytes += part.bytes;
         if self.bytes > INSERT_BYTES_MAX {
@@ -222,6 +231,11 @@ pub fn target(server: &Server, database: &str, name: &Name) -> Result<Target> {
         Error::new(sqlstate::FEATURE_NOT_SUPPORTED, format!("cannot insert into table \"{name}\"")).detail(reason)
     })?;
     let topic = server.topic(&table.topic, table.topic_id)?;
+    if let Some(writer) = log::cluster::config::writer(&topic.config) {
+        return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, format!("cannot insert into table \"{name}\""))
+            .at(name.location)
+            .detail(format!("its topic is written by {writer} alone")));
+    }
     Ok(Target { name: name.to_string(), topic, schema, key: table.key.clone(), encode })
 }
 

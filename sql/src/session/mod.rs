@@ -1,6 +1,7 @@
 //! [`Session`]: one client's conversation, whatever it comes in by: statements are parsed, prepared and executed.
 
 mod ddl;
+mod drop;
 mod insert;
 mod names;
 mod options;
@@ -8,6 +9,8 @@ mod server;
 mod settings;
 mod show;
 mod sources;
+mod topics;
+mod transaction;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,19 +24,11 @@ use crate::error::{Error, Result, sqlstate};
 use crate::parse::{self, Insert, Parsed, Query, Set, Show, Statement};
 pub use crate::query::BatchStream;
 use crate::query::Planned;
-use insert::Buffered;
 use names::SessionNames;
 pub use server::{Server, ServerConfig, SourceReport};
 use settings::Settings;
-
-/// Where a session stands with BEGIN and COMMIT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transaction {
-    Idle,
-    Open,
-    /// A statement failed; until ROLLBACK nothing else is done.
-    Failed,
-}
+use transaction::Block;
+pub use transaction::Transaction;
 
 /// What an executed statement gives.
 pub enum Outcome {
@@ -96,9 +91,9 @@ pub struct Session {
     database: Arc<str>,
     user: Arc<str>,
     settings: Settings,
-    transaction: Transaction,
-    /// Rows inserted in an open transaction, written when it commits.
-    buffered: Buffered,
+    block: Block,
+    /// What there is to say besides the results.
+    notices: Vec<Error>,
 }
 
 /// Longest wait for a relation that has not caught up, when the setting says none.
@@ -125,8 +120,8 @@ impl Session {
             database: database.into(),
             user: user.into(),
             settings,
-            transaction: Transaction::Idle,
-            buffered: Buffered::default(),
+            block: Block::default(),
+            notices: Vec::new(),
         })
     }
 
@@ -135,7 +130,23 @@ impl Session {
     }
 
     pub fn transaction(&self) -> Transaction {
-        self.transaction
+        self.block.state
+    }
+
+    /// What there is to say besides the results, since the last call.
+    pub fn take_notices(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// A text of several statements begins: outside of BEGIN and COMMIT it is one transaction.
+    pub fn begin_text(&mut self) {
+        self.block.text = true;
+    }
+
+    /// All statements of the text are carried out: what they have inserted is written.
+    pub async fn end_text(&mut self) -> Result<()> {
+        self.block.text = false;
+        if self.block.state == Transaction::Idle { self.write_inserted().await } else { Ok(()) }
     }
 
     /// Settings that a client is told when it starts.
@@ -158,15 +169,14 @@ impl Session {
 
     /// A statement has failed: an open transaction fails with it.
     pub fn fail(&mut self) {
-        if self.transaction == Transaction::Open {
-            self.transaction = Transaction::Failed;
-            self.buffered = Buffered::default();
-        }
+        self.block.fail();
     }
 
     /// Makes a statement ready: names resolved, types found. `declared` are the client's parameter types.
     pub async fn prepare(&mut self, mut parsed: Parsed, declared: &[u32]) -> Result<Prepared> {
-        self.check_transaction(&parsed)?;
+        if self.block.state == Transaction::Failed {
+            self.block.admit(&parsed.statement, &self.settings)?;
+        }
         let mut prepared = Prepared::empty();
         match &mut parsed.statement {
             Statement::Query(query) => self.plan_into(&mut prepared, query, declared).await?,
@@ -199,19 +209,10 @@ impl Session {
         Arc::new(SessionNames { server, database, user: Arc::clone(&self.user), settings: self.settings.clone() })
     }
 
-    fn check_transaction(&self, parsed: &Parsed) -> Result<()> {
-        let ends = matches!(parsed.statement, Statement::Commit | Statement::Rollback);
-        if self.transaction == Transaction::Failed && !ends {
-            let message = "current transaction is aborted, commands ignored until end of transaction block";
-            return Err(Error::new(sqlstate::IN_FAILED_SQL_TRANSACTION, message));
-        }
-        Ok(())
-    }
-
     /// Executes a prepared statement.
     pub async fn execute(&mut self, prepared: &Prepared, parameters: Vec<ScalarValue>) -> Result<Outcome> {
         let Some(parsed) = &prepared.parsed else { return Ok(Outcome::Empty) };
-        self.check_transaction(parsed)?;
+        self.block.admit(&parsed.statement, &self.settings)?;
         match &parsed.statement {
             Statement::Query(query) => {
                 let batches = self.select(prepared, query, parameters).await?;
@@ -221,9 +222,9 @@ impl Session {
             Statement::Show(what) => self.show(what),
             Statement::Insert(insert) => self.insert(insert, prepared, parameters).await,
             Statement::Set(set) => self.set(set),
-            Statement::Begin => {
-                let again = self.transaction == Transaction::Open;
-                self.transaction = Transaction::Open;
+            Statement::Begin(modes) => {
+                let again = self.block.state == Transaction::Open;
+                self.block.begin(*modes, &mut self.settings)?;
                 let warn =
                     || Error::new(sqlstate::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
                 Ok(Outcome::Done { tag: "BEGIN".into(), notices: again.then(warn).into_iter().collect() })
@@ -242,14 +243,22 @@ impl Session {
             | Statement::CreateView(_)
             | Statement::CreateSink(_)
             | Statement::Drop(_) => {
+                // It takes effect at once: what stands before it in a text does too.
+                self.write_inserted().await?;
                 let (tag, notices) = ddl::change(&self.server, parsed.clone(), &self.database).await?;
                 Ok(Outcome::Done { tag: tag.into(), notices })
             }
         }
     }
 
-    async fn select(&self, prepared: &Prepared, query: &Query, parameters: Vec<ScalarValue>) -> Result<BatchStream> {
+    async fn select(
+        &mut self,
+        prepared: &Prepared,
+        query: &Query,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<BatchStream> {
         let Some(planned) = &prepared.planned else { return Err(Error::bug("a query was not planned")) };
+        self.settle_inserted(planned).await?;
         if let Some(lookup) = &planned.lookup
             && let Ok(Some(found)) = self.server.queries.look_up(lookup, &parameters)
         {
@@ -277,43 +286,73 @@ impl Session {
         let target = insert::target(&self.server, &self.database, &insert.table)?;
         let batch = insert::encode(&target, &insert.columns, rows).await?;
         let count = batch.rows;
-        self.buffered.add(batch)?;
-        if self.transaction == Transaction::Idle {
-            let buffered = std::mem::take(&mut self.buffered);
-            insert::write(&self.server, buffered).await?;
+        self.block.buffered.add(batch)?;
+        if !self.block.gathers() {
+            self.write_inserted().await?;
         }
         Ok(Outcome::done(format!("INSERT 0 {count}")))
     }
 
+    /// What a query reads is to be written before; in a block it is not readable yet.
+    async fn settle_inserted(&mut self, planned: &Planned) -> Result<()> {
+        if self.block.buffered.is_empty() {
+            return Ok(());
+        }
+        let objects = self.server.catalog.objects();
+        let relations = planned.relations().iter().map(Arc::as_ref);
+        let Some(read) = self.block.inserted_among(&objects, relations) else { return Ok(()) };
+        if self.block.state == Transaction::Open {
+            return Err(transaction::not_yet_written(&read.name));
+        }
+        self.notices.push(transaction::written_early(&read.name));
+        self.write_inserted().await
+    }
+
+    async fn write_inserted(&mut self) -> Result<()> {
+        let buffered = std::mem::take(&mut self.block.buffered);
+        insert::write(&self.server, buffered).await
+    }
+
     async fn commit(&mut self) -> Result<Outcome> {
-        let was = std::mem::replace(&mut self.transaction, Transaction::Idle);
+        let was = std::mem::replace(&mut self.block.state, Transaction::Idle);
         self.settings.end_transaction();
-        let buffered = std::mem::take(&mut self.buffered);
+        self.write_inserted().await?;
         match was {
+            // What it had gathered is gone.
             Transaction::Failed => Ok(Outcome::done("ROLLBACK")),
-            Transaction::Open => {
-                insert::write(&self.server, buffered).await?;
-                Ok(Outcome::done("COMMIT"))
-            }
+            Transaction::Open => Ok(Outcome::done("COMMIT")),
             Transaction::Idle => Ok(no_transaction("COMMIT")),
         }
     }
 
     fn roll_back(&mut self) -> Outcome {
-        let was = std::mem::replace(&mut self.transaction, Transaction::Idle);
+        let was = std::mem::replace(&mut self.block.state, Transaction::Idle);
         self.settings.end_transaction();
-        self.buffered = Buffered::default();
+        self.block.buffered = insert::Buffered::default();
         if was == Transaction::Idle { no_transaction("ROLLBACK") } else { Outcome::done("ROLLBACK") }
     }
 
     fn set(&mut self, set: &Set) -> Result<Outcome> {
         match set {
             Set::Setting { name, value, local } => {
-                let local = *local && self.transaction == Transaction::Open;
+                let local = *local && self.block.state == Transaction::Open;
                 self.settings.set(name, value.as_deref(), local)?;
             }
             Set::ResetAll => self.settings.reset_all(),
-            Set::Transaction => {}
+            Set::Transaction(modes) if self.block.state == Transaction::Open => {
+                transaction::set_modes(*modes, &mut self.settings)?;
+            }
+            Set::Transaction(_) => {
+                let message = "SET TRANSACTION can only be used in transaction blocks";
+                let notices = vec![Error::new(sqlstate::NO_ACTIVE_SQL_TRANSACTION, message)];
+                return Ok(Outcome::Done { tag: "SET".into(), notices });
+            }
+            Set::Characteristics(modes) => {
+                if let Some(on) = modes.read_only {
+                    let value = if on { "on" } else { "off" };
+                    self.settings.set("default_transaction_read_only", Some(value), false)?;
+                }
+            }
         }
         Ok(Outcome::done("SET"))
     }

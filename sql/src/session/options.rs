@@ -5,22 +5,19 @@ use std::collections::BTreeMap;
 use engine::io::OptionSpec;
 
 use crate::error::{Error, Result, nearest, sqlstate};
+use crate::parse::Options;
 
 /// The options by their first names, defaults not filled in.
-pub fn check(
-    connector: &str,
-    specs: &[OptionSpec],
-    given: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>> {
+pub fn check(connector: &str, specs: &[OptionSpec], given: Options) -> Result<BTreeMap<String, String>> {
     let mut out = BTreeMap::new();
-    for (name, value) in given {
+    for (name, value) in &given.0 {
         let spec = specs.iter().find(|s| s.name == name || s.aliases.contains(&name.as_str()));
-        let spec = spec.ok_or_else(|| unknown(connector, specs, &name))?;
-        if out.insert(spec.name.to_owned(), value).is_some() {
+        let at = given.place(name);
+        let spec = spec.ok_or_else(|| unknown(connector, specs, name).at(at))?;
+        if out.insert(spec.name.to_owned(), value.clone()).is_some() {
             let message = format!("option \"{}\" is given twice", spec.name);
-            return Err(
-                Error::new(sqlstate::INVALID_PARAMETER_VALUE, message).detail(format!("\"{name}\" means the same"))
-            );
+            let detail = format!("\"{name}\" means the same");
+            return Err(Error::new(sqlstate::INVALID_PARAMETER_VALUE, message).detail(detail).at(at));
         }
     }
     let missing: Vec<&OptionSpec> = specs.iter().filter(|s| s.required && !out.contains_key(s.name)).collect();
@@ -69,7 +66,7 @@ mod tests {
 
     fn check_text(given: &[(&str, &str)]) -> std::result::Result<String, String> {
         let given = given.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        check("postgres", SPECS, given)
+        check("postgres", SPECS, Options(given, BTreeMap::new()))
             .map(|o| format!("{o:?}"))
             .map_err(|e| format!("{e} / {}", e.hint.clone().unwrap_or_default()))
     }

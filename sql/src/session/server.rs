@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::common::Constraints;
 use engine::codec::{Decode, Format};
 use engine::graph::RelationId;
 use engine::io::Connector;
 use engine::job::{Engine, TableDef, ViewDef};
 use engine::run::positions;
-use log::cluster::config;
 use tokio::sync::{Semaphore, watch};
 
-use super::sources::{Sources, Start};
+use super::sources::{self, Sources, Start};
+use super::topics;
 use crate::catalog::{Catalog, Class, DATABASE, Kind, Name, Object, OnError};
 use crate::error::{Error, Result, nearest, sqlstate};
 use crate::plan;
@@ -20,10 +21,6 @@ use crate::query::{Queries, QueryLimits};
 
 /// Idle producers that are kept for the next INSERT.
 const PRODUCERS_KEPT: usize = 8;
-
-/// How the topics that jobs write name their writers; what follows is the name of the view or sink.
-pub const VIEW_WRITER: &str = "view ";
-pub const SINK_WRITER: &str = "sink ";
 
 /// What a server is made of.
 pub struct ServerConfig {
@@ -91,7 +88,7 @@ impl Server {
 
     /// Objects in the order of their creation: what one rests on comes before it.
     async fn reconcile(&self) -> Result<()> {
-        for topic in self.cluster.topics().into_iter().filter(|t| self.is_left_over(t)) {
+        for topic in self.cluster.topics().into_iter().filter(|t| topics::is_left_over(self, t)) {
             tracing::info!(topic = topic.name, "the topic of an unfinished creation or drop is removed");
             self.cluster.delete_topic(&topic.name).await?;
         }
@@ -113,19 +110,7 @@ impl Server {
                 tracing::error!(%name, %error, detail, "a {} does not stand", object.kind.word());
             }
         }
-        Ok(())
-    }
-
-    /// Whether a job's topic belongs to nothing that stands: its creation or drop was cut off.
-    pub fn is_left_over(&self, topic: &log::Topic) -> bool {
-        let of_job =
-            config::writer(&topic.config).is_some_and(|w| w.starts_with(VIEW_WRITER) || w.starts_with(SINK_WRITER));
-        let is_it = |object: &Object| match &object.kind {
-            Kind::View(view) => view.topic_id == topic.id,
-            Kind::Sink(sink) => sink.topic_id == Some(topic.id),
-            Kind::Table(_) | Kind::Source(_) => false,
-        };
-        of_job && !self.catalog.objects().all().any(|object| is_it(object))
+        topics::mark(self).await
     }
 
     /// Starts to follow a source whose tables stand in the catalog.
@@ -156,6 +141,13 @@ impl Server {
         Ok(())
     }
 
+    /// Removes what a source that does not run has left outside, and its position. Gives back why something may be left
+    /// outside, where it could not be removed.
+    pub async fn remove_absent(&self, name: &str, source: &crate::catalog::Source) -> Result<Option<Error>> {
+        let connector = Arc::clone(self.connector(&source.connector)?);
+        Ok(sources::remove_alone(&*self.cluster, &*connector, name, &source.options).await?.map(Error::from))
+    }
+
     /// Hands a table to the engine.
     pub async fn add_table(&self, object: &Object) -> Result<()> {
         let Kind::Table(table) = &object.kind else { return Err(Error::bug("a table was expected")) };
@@ -171,8 +163,8 @@ impl Server {
                 decode: self.decode(object)?,
                 gate,
             })
-            .await?;
-        Ok(())
+            .await
+            .map_err(|error| self.named(error))
     }
 
     /// Hands a view or a topic sink to the engine.
@@ -210,8 +202,8 @@ impl Server {
                 plan_version,
                 queryable: matches!(object.kind, Kind::View(_)),
             })
-            .await?;
-        Ok(())
+            .await
+            .map_err(|error| self.named(error))
     }
 
     /// How the sources stand, for metrics and people.
@@ -328,6 +320,7 @@ impl Server {
             schema: object.schema()?,
             key: object.key().unwrap_or_default().to_vec(),
             view: matches!(object.kind, Kind::View(_)),
+            constraints: object.constraints(object.key()),
             rows,
         })
     }
@@ -338,14 +331,27 @@ impl Server {
         let decode: Arc<dyn Decode> = decode.map_err(Error::bug)?.into();
         let (name, schema) = (topic.name.clone(), decode.schema());
         let rows = Rows::Appended { id: None, topic, decode };
-        Ok(Relation { name, schema, key: Vec::new(), view: false, rows })
+        Ok(Relation { name, schema, key: Vec::new(), view: false, constraints: Constraints::default(), rows })
+    }
+
+    /// The engine's error, with the names of relations where it has only their ids.
+    fn named(&self, error: engine::job::Error) -> Error {
+        use engine::job::Error as E;
+        let (E::UnknownRelation(id) | E::UnknownInput { input: id, .. } | E::RelationExists(id)) = &error else {
+            return error.into();
+        };
+        let objects = self.catalog.objects();
+        let Some(object) = objects.get(*id) else { return error.into() };
+        let what = if matches!(error, E::RelationExists(_)) { "runs already" } else { "does not run" };
+        let message = format!("{} {} {what}", object.kind.word(), object.name);
+        Error::new(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message).caused_by(error)
     }
 
     /// Takes a table, a view or a sink from the engine; one that it does not run is as good.
     pub async fn forget(&self, id: RelationId) -> Result<()> {
         match self.engine.remove(id).await {
             Ok(()) | Err(engine::job::Error::UnknownRelation(_)) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.named(error)),
         }
     }
 }

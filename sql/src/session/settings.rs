@@ -52,7 +52,7 @@ static SPECS: &[Spec] = &[
         "dates are shown in ISO form",
     ),
     spec("default_transaction_isolation", "read committed", OneOf(LEVELS), false, "each statement reads one epoch"),
-    spec("default_transaction_read_only", "off", OneOf(&["off", "false", "0", "no"]), true, "transactions may write"),
+    spec("default_transaction_read_only", "off", Bool, true, "whether transactions may not write"),
     spec("escape_string_warning", "on", Bool, false, "accepted without effect"),
     spec("extra_float_digits", "1", Integer(-15, 3), false, "floats are always shown exactly"),
     spec("idle_in_transaction_session_timeout", "0", Time, false, "accepted without effect"),
@@ -84,10 +84,10 @@ static SPECS: &[Spec] = &[
         "timestamps are shown in UTC",
     ),
     spec("transaction_isolation", "read committed", OneOf(LEVELS), false, "each statement reads one epoch"),
-    spec("transaction_read_only", "off", Bool, false, "accepted without effect"),
+    spec("transaction_read_only", "off", Bool, false, "whether this transaction may not write"),
 ];
 
-const LEVELS: &[&str] = &["read committed", "read uncommitted", "repeatable read", "serializable"];
+const LEVELS: &[&str] = &["read committed", "read uncommitted"];
 
 /// One session's settings.
 #[derive(Clone, Debug, Default)]
@@ -198,6 +198,11 @@ impl Settings {
     pub fn take_changed(&mut self) -> Vec<(&'static str, String)> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().map(|name| (name, self.get(name).unwrap_or_default().to_owned())).collect()
+    }
+
+    /// Whether a setting of the kind on or off is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_ok_and(|value| value == "on")
     }
 
     /// A time setting; `None` for 0.

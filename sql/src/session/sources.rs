@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use engine::io::{Connector, Gate, Options, Source};
 use engine::run::ingest::{Ingest, IngestConfig, IngestState, IngestStatus};
+use engine::run::positions;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Result, sqlstate};
@@ -28,8 +29,11 @@ struct Running {
 /// What a source's task is told to do, once.
 enum Order {
     Stop(oneshot::Sender<()>),
-    Remove(oneshot::Sender<Result<(), engine::io::Error>>),
+    Remove(oneshot::Sender<Removed>),
 }
+
+/// What could not be removed outside is said; the source is removed here all the same.
+pub type Removed = Result<Option<engine::io::Error>, engine::io::Error>;
 
 /// What a source's task needs.
 pub struct Start {
@@ -76,6 +80,10 @@ impl Sources {
         gate
     }
 
+    pub fn is_running(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
     pub fn gate(&self, name: &str) -> Option<watch::Receiver<Gate>> {
         self.lock().get(name).map(|running| running.gate.clone())
     }
@@ -105,14 +113,15 @@ impl Sources {
         SourceStatus { state, rows: status.rows, lag_ms: status.lag_ms, detail }
     }
 
-    /// Ends a source for good: removes what it left outside and its position.
-    pub async fn remove(&self, name: &str) -> Result<()> {
-        let Some(running) = self.lock().remove(name) else { return Ok(()) };
+    /// Ends a source for good: removes what it left outside and its position. Gives back why something may be left
+    /// outside, where it could not be removed.
+    pub async fn remove(&self, name: &str) -> Result<Option<Error>> {
+        let Some(running) = self.lock().remove(name) else { return Ok(None) };
         let (reply, answer) = oneshot::channel();
         if running.orders.send(Order::Remove(reply)).is_err() {
             return Err(broken_off(name));
         }
-        Ok(answer.await.map_err(|_| broken_off(name))??)
+        Ok(answer.await.map_err(|_| broken_off(name))??.map(Error::from))
     }
 
     /// Ends all sources; the next start goes on.
@@ -178,7 +187,9 @@ async fn follow(
         }
         wait = (wait * 2).min(RETRY_MAX);
     };
-    relay(ingest, gate, status, orders).await;
+    let order = relay(&ingest, gate, status, orders).await;
+    ingest.stop().await;
+    obey_alone(start, order).await;
 }
 
 async fn connect(start: &mut Start) -> Result<Ingest, engine::io::Error> {
@@ -202,19 +213,19 @@ async fn connect(start: &mut Start) -> Result<Ingest, engine::io::Error> {
 
 /// Passes on what the driver says until an order comes.
 async fn relay(
-    ingest: Ingest,
+    ingest: &Ingest,
     gate: watch::Sender<Gate>,
     status: watch::Sender<IngestStatus>,
     mut orders: oneshot::Receiver<Order>,
-) {
+) -> Option<Order> {
     let (mut gates, mut states) = (ingest.gate(), ingest.status());
     let (mut gates_end, mut states_end) = (false, false);
     gates.mark_changed();
     states.mark_changed();
-    let order = loop {
+    loop {
         tokio::select! {
             biased;
-            order = &mut orders => break order,
+            order = &mut orders => return order.ok(),
             changed = gates.changed(), if !gates_end => match changed {
                 Ok(()) => {
                     let new = gates.borrow_and_update().clone();
@@ -231,25 +242,14 @@ async fn relay(
                 Err(_) => states_end = true,
             },
         }
-    };
-    match order {
-        Ok(Order::Remove(reply)) => drop(reply.send(ingest.remove().await)),
-        Ok(Order::Stop(reply)) => {
-            ingest.stop().await;
-            let _ = reply.send(());
-        }
-        Err(_) => ingest.stop().await,
     }
 }
 
 /// An order to a source that does not run.
-async fn obey_alone(mut start: Start, order: Option<Order>) {
+async fn obey_alone(start: Start, order: Option<Order>) {
     match order {
         Some(Order::Remove(reply)) => {
-            let removed = match connect(&mut start).await {
-                Ok(ingest) => ingest.remove().await,
-                Err(error) => Err(error),
-            };
+            let removed = remove_alone(&*start.cluster, &*start.connector, &start.name, &start.options).await;
             drop(reply.send(removed));
         }
         Some(Order::Stop(reply)) => {
@@ -257,4 +257,17 @@ async fn obey_alone(mut start: Start, order: Option<Order>) {
         }
         None => {}
     }
+}
+
+/// Removes what a source has left outside, and its position, without following it: its tables, or the whole server, may
+/// be gone.
+pub async fn remove_alone(
+    cluster: &dyn log::Cluster,
+    connector: &dyn Connector,
+    name: &str,
+    options: &Options,
+) -> Removed {
+    let left = connector.remove(name, options).await.err();
+    positions::forget(cluster, name).await?;
+    Ok(left)
 }

@@ -135,7 +135,7 @@ pub fn replication(body: &[u8]) -> Result<Replication<'_>, Error> {
 }
 
 /// Writes a standby status update, in CopyData: `r write, flush, apply: u64, clock: i64, reply: u8`.
-pub fn status_update(out: &mut BytesMut, received: Lsn, durable: Lsn, now_us: i64) {
+pub fn status_update(out: &mut BytesMut, received: Lsn, durable: Lsn, now_us: i64, reply_wanted: bool) {
     out.put_u8(b'd');
     out.put_u32(4 + 34);
     out.put_u8(b'r');
@@ -143,7 +143,7 @@ pub fn status_update(out: &mut BytesMut, received: Lsn, durable: Lsn, now_us: i6
     out.put_u64(durable.0);
     out.put_u64(durable.0);
     out.put_i64(to_pg_us(now_us));
-    out.put_u8(0);
+    out.put_u8(u8::from(reply_wanted));
 }
 
 #[cfg(test)]

@@ -179,9 +179,56 @@ async fn every_way_to_authenticate() {
     }
 }
 
+async fn left(client: &Client) -> i64 {
+    let sql = "SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = current_database())
+                    + (SELECT count(*) FROM pg_publication)";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_is_removed_by_its_options_alone() {
+    let (server, client) = setup("removed", "CREATE TABLE t (id int PRIMARY KEY)").await;
+    let options = server.options("removed", &[("tables", "public.t")]);
+    let capture = Capture::snapshot("removed", options.clone()).await;
+    client.batch_execute("DROP TABLE t").await.unwrap();
+    assert_says(&message(&open("removed", &options).await.err().unwrap()), &["user:", "public.t"]);
+    assert_eq!(left(&client).await, 2);
+    // While it still streams, and when nothing is left.
+    Postgres.remove("removed", &options).await.unwrap();
+    assert_eq!(left(&client).await, 0);
+    Postgres.remove("removed", &options).await.unwrap();
+    drop(capture);
+
+    let mut away = options.clone();
+    away.insert("url".into(), "postgres://postgres@127.0.0.1:1/removed".into());
+    let error = message(&Postgres.remove("removed", &away).await.unwrap_err());
+    let cure = ["pg_drop_replication_slot('riverrun_removed')", "DROP PUBLICATION IF EXISTS \"riverrun_removed\""];
+    assert_says(&error, &["outside:", "127.0.0.1:1", "may be left"]);
+    assert_says(&error, &cure);
+    away.insert("url".into(), server.url("nobody", "removed"));
+    let error = message(&Postgres.remove("removed", &away).await.unwrap_err());
+    assert_says(&error, &["user:", "nobody", "may be left"]);
+    assert_says(&error, &cure);
+}
+
+#[test]
+fn the_oldest_version_is_the_same_everywhere() {
+    use super::super::check::{VERSION_MIN, of_version};
+    assert!(of_version(VERSION_MIN * 10_000).ok && of_version(180_001).ok);
+    let refused = of_version(VERSION_MIN * 10_000 - 1);
+    assert!(!refused.ok && !refused.warning);
+    let said = format!("{VERSION_MIN} or newer");
+    assert_says(refused.fix.as_deref().unwrap(), &[&said]);
+    assert_says(include_str!("../../../../README.md"), &[&format!("Your own PostgreSQL ({said}")]);
+}
+
 fn failing(findings: &[Finding]) -> Vec<String> {
     let said = |finding: &Finding| format!("{} => {}", finding.what, finding.fix.as_deref().unwrap_or_default());
     findings.iter().filter(|finding| !finding.ok).map(said).collect()
+}
+
+fn found_of(found: &[String], table: &str) -> String {
+    found.iter().find(|text| text.contains(table)).unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,6 +271,9 @@ async fn the_doctor_names_what_is_missing_and_the_cure() {
     );
 
     let good = &[("tables", "public.good")];
+    assert_says(&found_of(&failing(&check("postgres", &[]).await), "bare"), &["exclude = 'public.bare'"]);
+    let rest = &[("exclude", "public.bare, public.late, public.ma*, public.parts")];
+    assert_eq!(failing(&check("postgres", rest).await), [""; 0]);
     assert_eq!(failing(&check("postgres", good).await), [""; 0]);
     assert_says(&failing(&check("postgres", &[("tables", "public.nope")]).await)[0], &["public.nope does not exist"]);
     client.batch_execute("SELECT pg_create_logical_replication_slot('riverrun_doctor', 'pgoutput'); CREATE PUBLICATION riverrun_doctor").await.unwrap();

@@ -5,6 +5,7 @@ mod recorded;
 mod rows;
 mod schema;
 mod server;
+mod silence;
 mod stream;
 mod values;
 
@@ -48,7 +49,12 @@ impl Capture {
             position: None,
             snapshot_done: false,
         };
-        capture.source.start(None).await.unwrap();
+        // A busy server may refuse a slot's snapshot for now; the driver tries again, and so does this.
+        let deadline = Deadline::new();
+        while let Err(error) = capture.source.start(None).await {
+            assert!(matches!(error, Error::Outside(_)), "{error:?}");
+            deadline.check(&message(&error));
+        }
         capture
     }
 

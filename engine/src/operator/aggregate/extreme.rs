@@ -131,7 +131,9 @@ impl Accumulator for Extremes {
         let values = values.ok_or_else(|| Error::Bug("an extreme of nothing".to_owned()))?;
         let encoded = Encoded::keys(std::slice::from_ref(values), values.len())?;
         for (value, (slot, weight)) in encoded.iter().zip(slots.iter().zip(weights)) {
-            if let Some((&encoding::VALUE, value)) = value.split_first() {
+            if let Some((&encoding::VALUE, value)) = value.split_first()
+                && *weight != 0
+            {
                 self.add(*slot as usize, value, *weight)?;
             }
         }
@@ -196,6 +198,10 @@ impl Accumulator for Extremes {
             self.add(slot as usize, value, i64::from_be_bytes(take(from)?))?;
         }
         Ok(())
+    }
+
+    fn merge(&mut self, slot: u32, from: &mut &[u8]) -> Result<(), Error> {
+        self.load(slot, from)
     }
 
     fn bytes(&self) -> usize {

@@ -10,7 +10,7 @@ use super::float::Floats;
 use super::sum::{Show, Sums};
 use crate::expr::{Accumulator, Aggregate};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Function {
     /// `count(*)` without an input, `count(x)` with one.
     Count,

@@ -36,11 +36,13 @@ impl Fixture {
             ("compact", 1, Some(("cleanup.policy", "compact"))),
             ("stamped", 1, Some(("message.timestamp.type", "LogAppendTime"))),
             ("view", 1, Some((config::WRITER, "view spend"))),
+            ("used", 1, Some((config::USED_BY, "table used"))),
         ] {
             let config = option.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
             backend.create_topic(NewTopic { name: name.to_owned(), partitions, config }).await.unwrap();
         }
-        let server = serve(&env, "127.0.0.1:0", Arc::clone(&backend), config).await.unwrap();
+        let listener = env.listen("127.0.0.1:0").await.unwrap();
+        let server = serve(&env, listener, Arc::clone(&backend), config);
         Fixture { env, backend, server }
     }
 

@@ -95,6 +95,39 @@ fn a_fetch_waits_for_data_and_no_longer() {
 }
 
 #[test]
+fn a_fetch_does_not_wait_for_more_than_its_answer_may_hold() {
+    let config = BrokerConfig { fetch_bytes_max: 8_000, ..BrokerConfig::default() };
+    with_config(config, |fixture| async move {
+        let mut client = fixture.client().await;
+        fill(&fixture, &mut client, &[3_000, 3_000, 3_000]).await;
+        let fetch = |min_bytes, max_bytes, partition_max_bytes| {
+            let mut request = FetchRequest { max_wait_ms: 60_000, min_bytes, max_bytes, ..fetch_request("one", 0, 0) };
+            request.topics[0].partitions[0].partition_max_bytes = partition_max_bytes;
+            request
+        };
+        for (request, batches) in [
+            // Less than a minimum that is over the request's own limit, over the broker's, or no whole batch below it.
+            (fetch(1 << 20, 4_000, 1 << 20), 1),
+            (fetch(1 << 20, i32::MAX, 1 << 20), 2),
+            (fetch(7_900, 1 << 20, 1 << 20), 2),
+            (fetch(5_000, 1 << 20, 5_000), 1),
+            (fetch(5_000, 0, 1 << 20), 1),
+        ] {
+            let start = fixture.env.monotonic();
+            let (_, found) = client.fetch(12, &request).await;
+            assert_eq!(found.len(), batches, "{request:?}");
+            assert!(fixture.env.monotonic() - start < SECOND, "{request:?} waited");
+        }
+        // What is not there is waited for.
+        let start = fixture.env.monotonic();
+        let mut request = fetch(7_000, 1 << 20, 1 << 20);
+        request.topics[0].partitions[0].fetch_offset = 4;
+        assert_eq!(client.fetch(12, &request).await.1.len(), 1);
+        assert!(fixture.env.monotonic() - start >= 60 * SECOND);
+    });
+}
+
+#[test]
 fn a_fetch_that_cannot_be_served_says_why() {
     with_broker(|fixture| async move {
         let mut client = fixture.client().await;

@@ -235,6 +235,7 @@ fn topics_come_and_go() {
             (option("no.such", "1"), ErrorCode::InvalidConfig),
             (option("retention.ms", "x"), ErrorCode::InvalidConfig),
             (option("riverrun.writer", "me"), ErrorCode::InvalidConfig),
+            (option("riverrun.used_by", "me"), ErrorCode::InvalidConfig),
             (assigned(&[node + 1]), ErrorCode::InvalidReplicaAssignment),
         ] {
             for validate_only in [true, false] {
@@ -256,9 +257,11 @@ fn topics_come_and_go() {
             let unknown = if version == 7 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
             assert_eq!(again.responses[0].error_code, unknown.code());
         }
-        let view = delete(1, &fixture.topic("view"));
-        let kept: DeleteTopicsResponse = client.call(Api::DeleteTopics, 1, &view).await;
-        assert_eq!(kept.responses[0].error_code, ErrorCode::TopicAuthorizationFailed.code());
+        for name in ["view", "used"] {
+            let request = delete(1, &fixture.topic(name));
+            let kept: DeleteTopicsResponse = client.call(Api::DeleteTopics, 1, &request).await;
+            assert_eq!(kept.responses[0].error_code, ErrorCode::TopicAuthorizationFailed.code());
+        }
         let twice = vec![creatable("t", 1), creatable("t", 1)];
         let request = CreateTopicsRequest { topics: twice, ..CreateTopicsRequest::default() };
         let answer: CreateTopicsResponse = client.call(Api::CreateTopics, 5, &request).await;

@@ -109,6 +109,7 @@ fn what_is_no_good_batch_is_refused_alone() {
             ("one", &late, ErrorCode::InvalidTimestamp),
             ("compact", &good, ErrorCode::InvalidRecord),
             ("one", &big, ErrorCode::None),
+            ("used", &good, ErrorCode::None),
             ("stamped", &late, ErrorCode::None),
         ] {
             assert_eq!(refused(&mut client, 9, topic, batch).await, code.code(), "{batch:?} to {topic}");

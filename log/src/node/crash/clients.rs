@@ -193,7 +193,8 @@ async fn client(env: Env, node: Arc<Node>, model: Shared, name: String) {
             _ => look(&node, &model, &mut last).await,
         };
         match result {
-            Ok(()) | Err(Error::UnknownPartition(_) | Error::UnknownTopic(_) | Error::Fenced(_)) => {}
+            // A disk that is full refuses what could be tried again.
+            Ok(()) | Err(Error::UnknownPartition(_) | Error::UnknownTopic(_) | Error::Fenced(_) | Error::Busy(_)) => {}
             Err(Error::Closed(_) | Error::Unknown | Error::Io(_)) => return,
             Err(error) => lock(&model).failures.push(format!("unexpected: {error}")),
         }

@@ -114,6 +114,11 @@ const TRUE: &[&str] = &[
     "pg_opclass_is_visible",
     "pg_operator_is_visible",
     "pg_collation_is_visible",
+    "pg_conversion_is_visible",
+    "pg_ts_config_is_visible",
+    "pg_ts_dict_is_visible",
+    "pg_ts_parser_is_visible",
+    "pg_ts_template_is_visible",
     "has_table_privilege",
     "has_schema_privilege",
     "has_database_privilege",
@@ -138,13 +143,20 @@ const NULL: &[&str] = &[
     "pg_get_function_identity_arguments",
     "pg_get_statisticsobjdef_columns",
     "pg_get_serial_sequence",
+    "pg_tablespace_location",
     "inet_server_addr",
     "inet_client_addr",
 ];
 
 /// Sizes are not told.
-const ZERO: &[&str] =
-    &["pg_table_size", "pg_relation_size", "pg_total_relation_size", "pg_indexes_size", "pg_database_size"];
+const ZERO: &[&str] = &[
+    "pg_table_size",
+    "pg_relation_size",
+    "pg_total_relation_size",
+    "pg_indexes_size",
+    "pg_database_size",
+    "pg_tablespace_size",
+];
 
 /// Adds the functions that need to know nothing of the database.
 pub fn register(state: &mut SessionState) -> Result<()> {

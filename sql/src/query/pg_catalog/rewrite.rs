@@ -136,6 +136,11 @@ impl Rewriter<'_> {
             ast::DataType::Custom(name, _) => last(name).unwrap_or_default(),
             _ => return Ok(None),
         };
+        if let ("regproc" | "regprocedure", Some(name)) = (kind.as_str(), literal(inner)) {
+            // The functions there are stand in no table of the catalog.
+            let message = format!("function \"{name}\" does not exist");
+            return Err(Error::new(sqlstate::UNDEFINED_FUNCTION, message));
+        }
         if !matches!(kind.as_str(), "regclass" | "regtype" | "regnamespace") {
             return Ok(None);
         }

@@ -111,6 +111,12 @@ pub const EMPTY: &[(&str, &str)] = &[
         "pg_collation",
         "oid:oid collname:name collnamespace:oid collowner:oid collprovider:char collisdeterministic:bool collencoding:int4 collcollate:text collctype:text colliculocale:text",
     ),
+    (
+        "pg_conversion",
+        "oid:oid conname:name connamespace:oid conowner:oid conforencoding:int4 contoencoding:int4 conproc:oid condefault:bool",
+    ),
+    ("pg_db_role_setting", "setdatabase:oid setrole:oid setconfig:text[]"),
+    ("pg_default_acl", "oid:oid defaclrole:oid defaclnamespace:oid defaclobjtype:char defaclacl:text[]"),
     ("pg_depend", "classid:oid objid:oid objsubid:int4 refclassid:oid refobjid:oid refobjsubid:int4 deptype:char"),
     ("pg_description", "objoid:oid classoid:oid objsubid:int4 description:text"),
     ("pg_enum", "oid:oid enumtypid:oid enumsortorder:float4 enumlabel:name"),
@@ -124,6 +130,7 @@ pub const EMPTY: &[(&str, &str)] = &[
     ("pg_foreign_table", "ftrelid:oid ftserver:oid ftoptions:text[]"),
     ("pg_indexes", "schemaname:name tablename:name indexname:name tablespace:name indexdef:text"),
     ("pg_inherits", "inhrelid:oid inhparent:oid inhseqno:int4 inhdetachpending:bool"),
+    ("pg_largeobject_metadata", "oid:oid lomowner:oid lomacl:text[]"),
     ("pg_language", "oid:oid lanname:name lanowner:oid lanispl:bool lanpltrusted:bool"),
     (
         "pg_locks",
@@ -187,5 +194,10 @@ pub const EMPTY: &[(&str, &str)] = &[
         "pg_trigger",
         "oid:oid tgrelid:oid tgparentid:oid tgname:name tgfoid:oid tgtype:int2 tgenabled:char tgisinternal:bool tgconstraint:oid",
     ),
+    ("pg_ts_config", "oid:oid cfgname:name cfgnamespace:oid cfgowner:oid cfgparser:oid"),
+    ("pg_ts_dict", "oid:oid dictname:name dictnamespace:oid dictowner:oid dicttemplate:oid dictinitoption:text"),
+    ("pg_ts_parser", "oid:oid prsname:name prsnamespace:oid"),
+    ("pg_ts_template", "oid:oid tmplname:name tmplnamespace:oid tmplinit:oid tmpllexize:oid"),
+    ("pg_user_mappings", "umid:oid srvid:oid srvname:name umuser:oid usename:name umoptions:text[]"),
     ("pg_views", "schemaname:name viewname:name viewowner:name definition:text"),
 ];

@@ -55,6 +55,7 @@ async fn run(text: &str) -> Result<Vec<String>> {
     let mut state = session_state(super::super::QueryLimits { threads: 1, memory_bytes_max: 1 << 24 })?;
     let mut ast = crate::parse::parse_query(text)?.ast;
     let facts = Facts::new(|| Small.world());
+    crate::query::forms::settle(&mut ast)?;
     crate::expr::rewrite(&mut ast)?;
     rewrite(&mut ast, &facts)?;
     if let Some(world) = facts.used() {

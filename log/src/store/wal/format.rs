@@ -1,52 +1,53 @@
-//! The bytes of the write-ahead log, version 0.
+//! The bytes of the write-ahead log, version 1.
 //!
 //! ```text
-//! wal/0000000001.wal = file header, then groups one behind the other, each written and synced before the next begins
+//! wal/0000000001.wal = file header, then groups one behind the other, each written and synced before the next begins;
+//!                      behind the last group whatever the blocks held before
 //!
-//! file header, 64 bytes              group header, 48 bytes            entry header, 40 bytes
-//!   0  magic "RRWAL000"                0  magic "RRG0"                   0  kind u8, 3 zeros
+//! file header, 64 bytes              group header, 48 bytes            entry header, 56 bytes
+//!   0  magic "RRWAL001"                0  magic "RRG1"                   0  kind u8, 3 zeros
 //!   8  number of the file u64          4  length of the body u32         4  length of the payload u32
 //!  16  generation u64                  8  sequence u64                   8  topic id
 //!  24  sequence of its first group    16  end of the group before u64   24  partition i32
 //!  32  zeros                          24  generation u64                28  leader epoch i32
 //!  60  CRC-32C of 0..60               32  entries u32                   32  base offset i64
-//!                                     36  CRC-32C of the body u32       40  payload
-//!                                     40  zeros
-//!                                     44  CRC-32C of 0..44
+//!                                     36  CRC-32C of the body u32       40  segment i64
+//!                                     40  zeros                         48  position u32
+//!                                     44  CRC-32C of 0..44              52  CRC-32C of 0..52
+//!                                                                       56  payload
 //! ```
 //!
-//! The generation is random for each file, so that bytes of an earlier life of the same blocks are not taken for groups.
+//! Files are used again, so the generation is random for each use: bytes of an earlier one are not taken for groups.
 //! The end of the group before is its position behind the last byte; for the first group of a file that of the last group
-//! of the file before. All numbers are little endian, except inside of payloads that are Kafka's.
+//! of the file before. A file is begun by its header and its first group in one write. All numbers are little endian,
+//! except inside of payloads that are Kafka's.
 //!
 //! | kind | payload |
 //! |---|---|
-//! | 1 batch | the batch as Kafka lays it out |
+//! | 1 batch | the batch as Kafka lays it out; it belongs to `position` of the file of `segment` (its base offset) |
 //! | 2 log start | none; base offset is the new start of the partition |
-//! | 3 state | what later entries build on, see `PartitionState`; stands for all entries of the partition before it |
-//! | 4 files | numbers (u32) of all files that are part of the log; the first entry of each file |
-//! | 5 freed | numbers (u32) of files that are no longer part of the log |
+//! | 3 deleted | none; the partition is gone |
 
 use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
 
-pub(super) const FILE_HEADER: usize = 64;
-pub(super) const GROUP_HEADER: usize = 48;
-pub(super) const ENTRY_HEADER: usize = 40;
+pub(in crate::store) const FILE_HEADER: usize = 64;
+pub(in crate::store) const GROUP_HEADER: usize = 48;
+pub(in crate::store) const ENTRY_HEADER: usize = 56;
 /// No group is larger: one batch may be as large as Kafka's largest request, and a group ends with the batch that fills it.
-pub(super) const GROUP_BODY_MAX: usize = 256 * 1024 * 1024;
+pub(in crate::store) const GROUP_BODY_MAX: usize = 256 * 1024 * 1024;
 
-const FILE_MAGIC: [u8; 8] = *b"RRWAL000";
-const GROUP_MAGIC: [u8; 4] = *b"RRG0";
+const FILE_MAGIC: [u8; 8] = *b"RRWAL001";
+const GROUP_MAGIC: [u8; 4] = *b"RRG1";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileHeader {
+pub(in crate::store) struct FileHeader {
     pub number: u32,
     pub generation: u64,
     pub first_sequence: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GroupHeader {
+pub(in crate::store) struct GroupHeader {
     pub body_len: u32,
     pub sequence: u64,
     pub previous_end: u64,
@@ -56,21 +57,22 @@ pub(super) struct GroupHeader {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EntryHeader {
+pub(in crate::store) struct EntryHeader {
     pub kind: Kind,
     pub len: u32,
     pub partition: TopicPartition,
     pub epoch: LeaderEpoch,
     pub base_offset: Offset,
+    /// Base offset of the segment that the payload belongs to, and where in its file; zeros where there is none.
+    pub segment: Offset,
+    pub position: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::store) enum Kind {
     Batch = 1,
     LogStart = 2,
-    State = 3,
-    Files = 4,
-    Freed = 5,
+    Deleted = 3,
 }
 
 impl FileHeader {
@@ -127,11 +129,13 @@ impl GroupHeader {
         })
     }
 
-    /// The first position in `bytes` where an intact header stands that belongs behind `sequence` of this generation.
-    pub fn find_successor(bytes: &[u8], generation: u64, sequence: u64) -> Option<usize> {
+    /// The first position in `bytes` where an intact header with a sequence of at least `sequence` stands; of this
+    /// generation, where one is given (bytes of clients cannot know it).
+    pub fn find_successor(bytes: &[u8], generation: Option<u64>, sequence: u64) -> Option<usize> {
         let starts = bytes.windows(GROUP_MAGIC.len()).enumerate().filter(|(_, window)| **window == GROUP_MAGIC);
         let mut headers = starts.filter_map(|(at, _)| Some((at, GroupHeader::decode(&bytes[at..])?)));
-        headers.find(|(_, header)| header.generation == generation && header.sequence > sequence).map(|(at, _)| at)
+        let own = |header: &GroupHeader| generation.is_none_or(|generation| header.generation == generation);
+        headers.find(|(_, header)| own(header) && header.sequence >= sequence).map(|(at, _)| at)
     }
 }
 
@@ -144,17 +148,19 @@ impl EntryHeader {
         out[24..28].copy_from_slice(&self.partition.partition.to_le_bytes());
         out[28..32].copy_from_slice(&self.epoch.0.to_le_bytes());
         out[32..40].copy_from_slice(&self.base_offset.0.to_le_bytes());
+        out[40..48].copy_from_slice(&self.segment.0.to_le_bytes());
+        out[48..52].copy_from_slice(&self.position.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..52]);
+        out[52..].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
-    /// `None` for a kind that this version does not know, or too few bytes.
+    /// `None` when these bytes are no intact header, or of a kind that this version does not know.
     pub fn decode(bytes: &[u8]) -> Option<EntryHeader> {
-        if bytes.len() < ENTRY_HEADER {
+        if bytes.len() < ENTRY_HEADER || u32_at(bytes, 52) != crc32c::crc32c(&bytes[..52]) {
             return None;
         }
-        let kind = [Kind::Batch, Kind::LogStart, Kind::State, Kind::Files, Kind::Freed]
-            .into_iter()
-            .find(|kind| *kind as u8 == bytes[0])?;
+        let kind = [Kind::Batch, Kind::LogStart, Kind::Deleted].into_iter().find(|kind| *kind as u8 == bytes[0])?;
         let mut topic = [0; 16];
         topic.copy_from_slice(&bytes[8..24]);
         Some(EntryHeader {
@@ -163,6 +169,8 @@ impl EntryHeader {
             partition: TopicPartition { topic: TopicId(topic), partition: u32_at(bytes, 24) as i32 },
             epoch: LeaderEpoch(u32_at(bytes, 28) as i32),
             base_offset: Offset(u64_at(bytes, 32) as i64),
+            segment: Offset(u64_at(bytes, 40) as i64),
+            position: u32_at(bytes, 48),
         })
     }
 }
@@ -197,6 +205,8 @@ mod tests {
             partition: TopicPartition { topic: TopicId([7; 16]), partition: 3 },
             epoch: LeaderEpoch(2),
             base_offset: Offset(-1),
+            segment: Offset(1 << 40),
+            position: u32::MAX,
         };
         assert_eq!(EntryHeader::decode(&entry.encode()), Some(entry));
     }
@@ -207,8 +217,9 @@ mod tests {
             GroupHeader { body_len: 5, sequence: 4, previous_end: 64, generation: 99, entries: 1, body_crc: 0xdead };
         let mut bytes = vec![0x52; 100];
         bytes.extend(header.encode());
-        assert_eq!(GroupHeader::find_successor(&bytes, 99, 3), Some(100));
-        assert_eq!(GroupHeader::find_successor(&bytes, 99, 4), None);
-        assert_eq!(GroupHeader::find_successor(&bytes, 98, 3), None);
+        assert_eq!(GroupHeader::find_successor(&bytes, Some(99), 4), Some(100));
+        assert_eq!(GroupHeader::find_successor(&bytes, None, 4), Some(100));
+        assert_eq!(GroupHeader::find_successor(&bytes, Some(99), 5), None);
+        assert_eq!(GroupHeader::find_successor(&bytes, Some(98), 4), None);
     }
 }

@@ -1,0 +1,277 @@
+//! Checkpoints: from time to time everything in front of a file of the write-ahead log is made durable in its place, so
+//! that recovery begins there and the files before are used again.
+//!
+//! ```text
+//!  1  settle    what the log holds in front of its newest file is visible, and flushed to segments
+//!  2  sync      large unsynced ends of segments, several at a time; small ones are written to the log once more instead
+//!  3  capture   where every partition stands that has changed, when all of that is durable
+//!  4  write     the captured records and the number of the newest file, synced: from here on recovery begins there
+//!  5  release   the files before are free; segments below the log starts go
+//! ```
+//!
+//! A crash at any point leaves the checkpoint before in force, with all files that it needs.
+
+mod record;
+mod table;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+pub(super) use self::record::{Standing, decode};
+pub(super) use self::table::Table;
+use super::Shared;
+use super::cold;
+use super::handles::{Dirty, Name};
+use super::layout::Suffix;
+use super::owned::Slot;
+use super::partition::Cold;
+use super::shard::Message;
+use crate::env::Env;
+use crate::record::{Batch, Offset, TopicPartition};
+
+/// Files synced at the same time: file systems put their metadata into one commit.
+const SYNCS: usize = 4;
+
+/// What the shards said: where partitions stand, encoded, and which are gone.
+pub(super) struct Captured {
+    pub records: Vec<(TopicPartition, Bytes)>,
+    pub removed: Vec<TopicPartition>,
+}
+
+/// The task. See the module.
+pub(super) struct Checkpointer {
+    pub env: Env,
+    pub shared: Arc<Shared>,
+    /// Weak: when everybody else is gone the shards end.
+    pub shards: Vec<mpsc::WeakSender<Message>>,
+    pub table: Arc<Mutex<Table>>,
+    pub requests: mpsc::Receiver<oneshot::Sender<()>>,
+    /// A checkpoint is due when recovery would read so many files.
+    pub files: usize,
+    /// An unsynced end of a segment of at most so many bytes is copied.
+    pub copy_bytes: u32,
+    /// Bytes copied in one checkpoint.
+    pub copy_bytes_all: usize,
+}
+
+/// Files and what of them is not synced.
+type Ends = Vec<(Name, Dirty)>;
+
+/// Why the work ends.
+enum End {
+    /// The log stops: somebody who is asked is gone.
+    Stopped,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Failed(error)
+    }
+}
+
+impl Checkpointer {
+    /// Works until the log stops or a write fails.
+    pub async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = shared.wal.stopped() => return,
+                request = self.requests.recv() => match request {
+                    Some(done) => Some(done),
+                    None => return,
+                },
+                () = shared.files.wanted.notified() => None,
+            };
+            match self.work(request.is_some()).await {
+                Ok(()) => drop(request.map(|done| done.send(()))),
+                Err(End::Stopped) => return,
+                Err(End::Failed(error)) => {
+                    self.shared.wal.set_poison("a checkpoint", &error);
+                    return;
+                }
+            }
+            self.env.step().await;
+        }
+    }
+
+    async fn work(&mut self, asked: bool) -> Result<(), End> {
+        let (files, disk) = (Arc::clone(&self.shared.files), self.env.disk());
+        self.env.offload(move || files.prepare(&*disk)).await?;
+        if asked || self.shared.files.needed() > self.files {
+            let outcome = self.checkpoint().await;
+            self.shared.files.press(false);
+            outcome?;
+        }
+        Ok(())
+    }
+
+    async fn ask<T>(
+        &self,
+        shard: &mpsc::WeakSender<Message>,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, End> {
+        let (done, outcome) = oneshot::channel();
+        shard.upgrade().ok_or(End::Stopped)?.send(message(done)).await.map_err(|_| End::Stopped)?;
+        outcome.await.map_err(|_| End::Stopped)
+    }
+
+    async fn checkpoint(&self) -> Result<(), End> {
+        let began = self.env.monotonic();
+        let first_file = self.shared.files.newest();
+        for shard in &self.shards {
+            self.ask(shard, Message::Settle).await?;
+        }
+        self.shared.flush.all().await;
+        let (small, large) = self.split(self.shared.handles.take_dirty());
+        let synced = large.len();
+        let indexed: Vec<Name> =
+            large.iter().map(|(name, _)| *name).filter(|name| name.suffix == Suffix::TimeIndex).collect();
+        self.sync(large).await?;
+        indexed.into_iter().for_each(|name| self.forget_index(name));
+        // What the following waits for has to be written, room or not.
+        self.shared.files.press(true);
+        self.copy(small).await?;
+        let directories = self.shared.handles.take_directories();
+        let disk = self.env.disk();
+        self.env.offload(move || directories.iter().try_for_each(|path| sync_dir(&*disk, path))).await?;
+        let mut captured = Captured { records: Vec::new(), removed: Vec::new() };
+        for shard in &self.shards {
+            let Captured { records, removed } = self.ask(shard, Message::Capture).await?;
+            captured.records.extend(records);
+            captured.removed.extend(removed);
+        }
+        let partitions = captured.records.len();
+        let (table, disk) = (Arc::clone(&self.table), self.env.disk());
+        let write = move || table.lock().unwrap_or_else(PoisonError::into_inner).write(&*disk, captured, first_file);
+        self.env.offload(write).await?;
+        self.shared.files.press(false);
+        self.shared.files.release_below(first_file);
+        self.sweep(first_file).await?;
+        let ms = (self.env.monotonic() - began).as_millis() as u64;
+        tracing::debug!(first_file, synced, partitions, ms, "checkpoint");
+        Ok(())
+    }
+
+    /// Small ends to be copied, and the rest.
+    fn split(&self, dirty: BTreeMap<Name, Dirty>) -> (Ends, Ends) {
+        let may_copy =
+            |(name, dirty): &(Name, Dirty)| name.suffix == Suffix::Log && dirty.to - dirty.from <= self.copy_bytes;
+        let (mut small, mut large): (Vec<_>, Vec<_>) = dirty.into_iter().partition(may_copy);
+        small.sort_by_key(|(name, dirty)| (dirty.to - dirty.from, *name));
+        let mut left = self.copy_bytes_all;
+        let fits = |(_, dirty): &(Name, Dirty)| {
+            let bytes = (dirty.to - dirty.from) as usize;
+            left.checked_sub(bytes).map(|rest| left = rest).is_some()
+        };
+        let count = small.iter().map(fits).take_while(|fits| *fits).count();
+        large.extend(small.drain(count..));
+        (small, large)
+    }
+
+    /// The index of a sealed segment is durable in its files: it need not be in memory.
+    fn forget_index(&self, name: Name) {
+        let Some(partition) = self.shared.stable.partition(name.partition) else { return };
+        let forgotten = partition.write_view().forget_index(name.segment);
+        if forgotten {
+            partition.touch();
+        }
+    }
+
+    async fn sync(&self, files: Ends) -> Result<(), End> {
+        let queue = Arc::new(Mutex::new(files));
+        let workers: Vec<_> = (0..SYNCS)
+            .map(|_| {
+                let (env, queue) = (self.env.clone(), Arc::clone(&queue));
+                self.env.spawn("log-sync", async move {
+                    loop {
+                        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                        let Some((_, dirty)) = next else { return Ok(()) };
+                        env.offload(move || dirty.file.sync_data()).await?;
+                    }
+                })
+            })
+            .collect();
+        let mut outcome = Ok(());
+        for worker in workers {
+            let synced: io::Result<()> = worker.await.map_err(|_| End::Stopped)?;
+            outcome = outcome.and(synced);
+        }
+        Ok(outcome?)
+    }
+
+    /// Has the unsynced ends of these segments written to the log once more. They stay unsynced.
+    async fn copy(&self, files: Ends) -> Result<(), End> {
+        let mut waiting = Vec::with_capacity(files.len());
+        for (name, dirty) in files {
+            self.shared.handles.written(name, Arc::clone(&dirty.file), dirty.from, dirty.to);
+            let (disk, shared) = (self.env.disk(), Arc::clone(&self.shared));
+            let read = self.env.offload(move || read_end(&*disk, &shared, name, &dirty)).await;
+            // A partition that is being deleted has nothing to lose.
+            let Some(batches) = read? else { continue };
+            let shard = &self.shards[super::shard_of(name.partition, self.shards.len())];
+            let (done, outcome) = oneshot::channel();
+            let message = Message::Copy { partition: name.partition, batches, done };
+            shard.upgrade().ok_or(End::Stopped)?.send(message).await.map_err(|_| End::Stopped)?;
+            waiting.push(outcome);
+        }
+        for outcome in waiting {
+            outcome.await.map_err(|_| End::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Segments that are wholly below the log start go.
+    async fn sweep(&self, first_file: u32) -> Result<(), End> {
+        for partition in self.shared.stable.partitions() {
+            let gone = partition.write_view().take_trimmed(first_file);
+            if gone.is_empty() {
+                continue;
+            }
+            partition.touch();
+            self.shared.cursors.forget(partition.id);
+            let (shared, disk, id) = (Arc::clone(&self.shared), self.env.disk(), partition.id);
+            let remove = move || gone.iter().try_for_each(|segment| shared.handles.remove(&*disk, id, segment.base));
+            self.env.offload(remove).await?;
+        }
+        Ok(())
+    }
+}
+
+fn sync_dir(disk: &dyn crate::env::Disk, path: &std::path::Path) -> io::Result<()> {
+    match disk.sync_dir(path) {
+        // Its partition was deleted meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The batches of an unsynced end and their places; none when the file is gone.
+fn read_end(
+    disk: &dyn crate::env::Disk,
+    shared: &Shared,
+    name: Name,
+    dirty: &Dirty,
+) -> io::Result<Option<Vec<(Batch, Slot)>>> {
+    let cold = Cold { segment: name.segment, position: Some(dirty.from), end: dirty.to, next: Offset(i64::MAX) };
+    let partition = name.partition;
+    let wanted = cold::Wanted { partition, from: Offset(0), up_to: Offset(i64::MAX), bytes_max: usize::MAX };
+    let batches = match cold::read(disk, &shared.handles, &shared.cursors, &cold, wanted) {
+        Ok(batches) => batches,
+        Err(crate::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(crate::Error::Io(error)) => return Err(error),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let mut position = dirty.from;
+    let slot = |batch: Batch| {
+        let slot = Slot { segment: name.segment, position, created_ms: 0, index_interval: 0, producers: None };
+        position += batch.size() as u32;
+        (batch, slot)
+    };
+    Ok(Some(batches.into_iter().map(slot).collect()))
+}

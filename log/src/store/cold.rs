@@ -1,0 +1,211 @@
+//! Reading batches from segments' files, each checked to its checksum.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+use super::handles::{Handles, Name};
+use super::layout::{Suffix, offset_index, time_index};
+use super::partition::Cold;
+use crate::Error;
+use crate::env::{Disk, File, read_full};
+use crate::record::{BATCH_HEADER, Batch, Offset, TopicPartition};
+
+/// The least that is read at once.
+const CHUNK_MIN: usize = 64 * 1024;
+/// Bytes looked through at once for the batch to begin with.
+const SEEK_CHUNK: usize = 256 * 1024;
+/// An index of ours has at most 1,025 entries; one of Kafka's for a full segment has 3 MiB.
+const INDEX_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Readers whose place is remembered.
+const CURSORS_MAX: usize = 1024;
+
+/// What is wanted of a partition's file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub partition: TopicPartition,
+    pub from: Offset,
+    pub up_to: Offset,
+    pub bytes_max: usize,
+}
+
+/// Where readers that go on will look next: partition and offset to segment and position. A reader of a file from one
+/// end to the other does not look through it twice.
+#[derive(Default)]
+pub(super) struct Cursors {
+    inner: Mutex<BTreeMap<(TopicPartition, Offset), (Offset, u32)>>,
+}
+
+impl Cursors {
+    fn take(&self, partition: TopicPartition, from: Offset, segment: Offset) -> Option<u32> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, position) = inner.remove(&(partition, from))?;
+        (of == segment).then_some(position)
+    }
+
+    fn put(&self, partition: TopicPartition, next: Offset, segment: Offset, position: u32) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.len() >= CURSORS_MAX {
+            // Which one goes does not matter much: it costs its reader one look.
+            inner.pop_first();
+        }
+        inner.insert((partition, next), (segment, position));
+    }
+
+    /// Segments of the partition are written anew or gone.
+    pub fn forget(&self, partition: TopicPartition) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.retain(|(of, _), _| *of != partition);
+    }
+}
+
+/// The batches from the one that holds `from` on, of one segment: those that begin below `up_to`, about `bytes_max`
+/// bytes, at least one; none where the segment has none.
+pub(super) fn read(
+    disk: &dyn Disk,
+    handles: &Handles,
+    cursors: &Cursors,
+    cold: &Cold,
+    wanted: Wanted,
+) -> Result<Vec<Batch>, Error> {
+    let name = Name { partition: wanted.partition, segment: cold.segment, suffix: Suffix::Log };
+    let reader = Reader { file: &*handles.for_reading(disk, name)?, name, handles, end: cold.end };
+    let hint = match cursors.take(wanted.partition, wanted.from, cold.segment).or(cold.position) {
+        Some(position) => position,
+        None => position_in_file(disk, handles, name, (wanted.from.0 - cold.segment.0).max(0) as u32)?,
+    };
+    let Some(mut at) = reader.seek(hint, wanted.from)? else { return Ok(Vec::new()) };
+    let mut batches = Vec::new();
+    let mut bytes = 0usize;
+    loop {
+        let left = wanted.bytes_max.saturating_sub(bytes).clamp(CHUNK_MIN, 8 * 1024 * 1024);
+        let Some((mut chunk, whole)) = reader.chunk(at, left)? else { break };
+        let mut done;
+        loop {
+            // What is not wanted is not looked at.
+            done = chunk.first_chunk().is_some_and(|base| i64::from_be_bytes(*base) >= wanted.up_to.0);
+            if done {
+                break;
+            }
+            let Some(batch) = reader.cut(&mut chunk, at, whole)? else { break };
+            done = !batches.is_empty() && bytes.saturating_add(batch.size()) > wanted.bytes_max;
+            if done {
+                break;
+            }
+            at += batch.size() as u32;
+            bytes = bytes.saturating_add(batch.size());
+            batches.push(batch);
+        }
+        if done || bytes >= wanted.bytes_max {
+            break;
+        }
+    }
+    if let Some(last) = batches.last().filter(|_| at < cold.end) {
+        cursors.put(wanted.partition, last.next_offset(), cold.segment, at);
+    }
+    Ok(batches)
+}
+
+/// Where to begin to look for the batch that holds `relative`, by the index beside the segment. Without one, which can
+/// be made anew at any time, at the beginning.
+fn position_in_file(disk: &dyn Disk, handles: &Handles, log: Name, relative: u32) -> Result<u32, Error> {
+    let Some(bytes) = beside(disk, handles, Name { suffix: Suffix::Index, ..log })? else { return Ok(0) };
+    let entries = offset_index::decode(&bytes).unwrap_or_default();
+    // An entry names the last offset of its batch: the one before the first that reaches so far is not behind it.
+    let at = entries.partition_point(|entry| entry.relative_offset < relative);
+    Ok(at.checked_sub(1).map_or(0, |at| entries[at].position))
+}
+
+/// The offset from which on a timestamp at or above this can lie, counted from the segment's base.
+pub(super) fn offset_of_time(disk: &dyn Disk, handles: &Handles, log: Name, at_ms: i64) -> Result<u32, Error> {
+    let Some(bytes) = beside(disk, handles, Name { suffix: Suffix::TimeIndex, ..log })? else { return Ok(0) };
+    let entries = time_index::decode(&bytes).unwrap_or_default();
+    let at = entries.partition_point(|entry| entry.timestamp_ms < at_ms);
+    Ok(at.checked_sub(1).map_or(0, |at| entries[at].relative_offset.saturating_add(1)))
+}
+
+/// A file beside a segment, whole; none where there is none.
+fn beside(disk: &dyn Disk, handles: &Handles, name: Name) -> Result<Option<Vec<u8>>, Error> {
+    let file = match handles.for_reading(disk, name) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let len = file.len()?;
+    if len > INDEX_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; len as usize];
+    read_full(&*file, 0, &mut bytes)?;
+    Ok(Some(bytes))
+}
+
+struct Reader<'a> {
+    file: &'a dyn File,
+    name: Name,
+    handles: &'a Handles,
+    end: u32,
+}
+
+impl Reader<'_> {
+    fn corrupt(&self, at: u32, detail: impl Into<String>) -> Error {
+        Error::Corrupt {
+            place: format!("{} at byte {at}", self.handles.path(self.name).display()),
+            detail: detail.into(),
+        }
+    }
+
+    /// The position of the batch that holds `from` or is the first behind, looking from `hint` on.
+    fn seek(&self, hint: u32, from: Offset) -> Result<Option<u32>, Error> {
+        let mut at = hint;
+        loop {
+            let Some((chunk, _)) = self.chunk(at, SEEK_CHUNK)? else { return Ok(None) };
+            let mut seen = 0usize;
+            while let Some(header) = chunk.get(seen..seen + BATCH_HEADER) {
+                let size =
+                    Batch::size_of_first(header).map_err(|error| self.corrupt(at + seen as u32, error.to_string()))?;
+                let size = size.expect("there is a whole header");
+                let base = i64::from_be_bytes(header[..8].try_into().expect("eight bytes"));
+                let delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
+                if base.saturating_add(i64::from(delta)) >= from.0 {
+                    return Ok(Some(at + seen as u32));
+                }
+                seen += size;
+            }
+            if seen == 0 || at as usize + seen > self.end as usize {
+                return Err(self.corrupt(at, "a batch is cut short"));
+            }
+            at = u32::try_from(at as usize + seen).map_err(|_| self.corrupt(at, "a batch reaches beyond the file"))?;
+        }
+    }
+
+    /// Bytes from `at` on and whether they reach to the end; none at the end.
+    fn chunk(&self, at: u32, bytes: usize) -> Result<Option<(Bytes, bool)>, Error> {
+        if at >= self.end {
+            return Ok(None);
+        }
+        let left = (self.end - at) as usize;
+        let mut head = [0; BATCH_HEADER];
+        let mut len = bytes.min(left);
+        if left >= BATCH_HEADER && len < left {
+            // At least one whole batch.
+            read_full(self.file, u64::from(at), &mut head)?;
+            if let Ok(Some(size)) = Batch::size_of_first(&head) {
+                len = len.max(size).min(left);
+            }
+        }
+        let mut chunk = BytesMut::zeroed(len);
+        read_full(self.file, u64::from(at), &mut chunk)?;
+        Ok(Some((chunk.freeze(), len == left)))
+    }
+
+    /// The next batch of a chunk that is whole in it.
+    fn cut(&self, chunk: &mut Bytes, at: u32, whole: bool) -> Result<Option<Batch>, Error> {
+        match Batch::split_from(chunk) {
+            Ok(Some(batch)) => Ok(Some(batch)),
+            Ok(None) if whole && !chunk.is_empty() => Err(self.corrupt(at, "the batch is cut short")),
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.corrupt(at, error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! From memory to segments: durable batches are written to their places in their files, through the page cache, in
+//! the order of the log and many of a partition at once. Nobody waits for it but a checkpoint, and writers when too much
+//! is in memory only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::handles::Name;
+use super::layout::Suffix;
+use super::partition::Partition;
+use super::producers::Producers;
+use super::{Shared, seal};
+use crate::env::Env;
+use crate::record::{Batch, Offset, TopicPartition};
+
+/// How long to wait before a write is tried again for which the disk had no room.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// A durable batch that is not in its segment's file.
+pub(super) struct Unflushed {
+    pub partition: Arc<Partition>,
+    pub batch: Batch,
+    pub segment: Offset,
+    pub position: u32,
+    /// Of the first batch of a segment: what was known of producers in front of it.
+    pub producers: Option<Box<Producers>>,
+}
+
+enum Work {
+    Batch(Unflushed),
+    /// The partition is deleted for good: its files go.
+    Remove(TopicPartition),
+}
+
+impl Work {
+    fn partition(&self) -> Option<TopicPartition> {
+        match self {
+            Work::Batch(unflushed) => Some(unflushed.partition.id),
+            Work::Remove(_) => None,
+        }
+    }
+}
+
+/// The queue. See the module.
+pub(super) struct Flush {
+    queue: Mutex<Queue>,
+    /// Something is due.
+    work: Notify,
+    /// Something was written.
+    done: Notify,
+    /// Bytes that are worth a round of writes.
+    enough: usize,
+    /// Bytes in memory over which writers wait.
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    work: Vec<Work>,
+    bytes: usize,
+    /// Bytes that a round is writing now.
+    writing: usize,
+    queued: u64,
+    written: u64,
+    /// Everything up to this is wanted now.
+    urgent: u64,
+    closed: bool,
+    full: bool,
+}
+
+impl Flush {
+    pub fn new(enough: usize, bytes_max: usize) -> Flush {
+        Flush { queue: Mutex::default(), work: Notify::new(), done: Notify::new(), enough, bytes_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Batches have become durable.
+    pub fn push(&self, batches: Vec<Unflushed>) {
+        if batches.is_empty() {
+            return;
+        }
+        let mut queue = self.lock();
+        queue.queued += batches.len() as u64;
+        queue.bytes += batches.iter().map(|unflushed| unflushed.batch.size()).sum::<usize>();
+        queue.work.extend(batches.into_iter().map(Work::Batch));
+        let due = queue.bytes >= self.enough;
+        drop(queue);
+        if due {
+            self.work.notify_one();
+        }
+    }
+
+    /// A partition's deletion is durable.
+    pub fn remove(&self, partition: TopicPartition) {
+        let mut queue = self.lock();
+        queue.queued += 1;
+        queue.urgent = queue.queued;
+        queue.work.push(Work::Remove(partition));
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Returns when everything that was queued before the call is in its file.
+    pub async fn all(&self) {
+        let target = {
+            let mut queue = self.lock();
+            queue.urgent = queue.queued;
+            queue.queued
+        };
+        self.work.notify_one();
+        self.until(|queue| queue.written >= target).await;
+    }
+
+    /// Returns when there is room for more in memory.
+    pub async fn room(&self) {
+        let max = self.bytes_max;
+        if self.bytes() > max {
+            self.work.notify_one();
+            self.until(|queue| queue.bytes + queue.writing <= max).await;
+        }
+    }
+
+    async fn until(&self, reached: impl Fn(&Queue) -> bool) {
+        loop {
+            let done = self.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            if reached(&self.lock()) {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    /// Bytes that are durable and not in their files.
+    pub fn bytes(&self) -> usize {
+        let queue = self.lock();
+        queue.bytes + queue.writing
+    }
+
+    /// Whether the disk had no room for the last write.
+    pub fn is_full(&self) -> bool {
+        self.lock().full
+    }
+
+    /// What is queued is still written; then the flusher ends.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_one();
+    }
+
+    /// The next round; `None` when closed and empty.
+    async fn take(&self) -> Option<Vec<Work>> {
+        loop {
+            {
+                let mut queue = self.lock();
+                let due = queue.bytes >= self.enough || queue.urgent > queue.written || queue.closed;
+                if due && !queue.work.is_empty() {
+                    queue.writing = std::mem::take(&mut queue.bytes);
+                    return Some(std::mem::take(&mut queue.work));
+                }
+                if queue.closed {
+                    return None;
+                }
+            }
+            self.work.notified().await;
+        }
+    }
+
+    fn written(&self, count: usize) {
+        let mut queue = self.lock();
+        queue.written += count as u64;
+        queue.writing = 0;
+        queue.full = false;
+        drop(queue);
+        self.done.notify_waiters();
+    }
+}
+
+/// The one that writes segments. See the module.
+pub(super) struct Flusher {
+    pub env: Env,
+    pub shared: Arc<Shared>,
+}
+
+/// Consecutive batches of one segment.
+struct Run {
+    partition: Arc<Partition>,
+    batches: Vec<Batch>,
+    position: u32,
+    producers: Option<Box<Producers>>,
+}
+
+impl Flusher {
+    /// Writes until the queue is closed and empty, or a write fails for good.
+    pub async fn run(self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            biased;
+            () = shared.wal.stopped() => {}
+            () = self.write_all() => {}
+        }
+    }
+
+    async fn write_all(&self) {
+        let mut written = BTreeSet::new();
+        while let Some(work) = self.shared.flush.take().await {
+            let count = work.len();
+            written.extend(work.iter().filter_map(Work::partition));
+            if let Err(error) = self.round(work).await {
+                self.shared.wal.set_poison("a write to a segment", &error);
+                return;
+            }
+            self.shared.flush.written(count);
+            self.shared.tail.evict();
+            self.env.step().await;
+        }
+        let disk = self.env.disk();
+        for partition in written.into_iter().filter_map(|id| self.shared.stable.partition(id)) {
+            if let Err(error) = seal::describe(&*disk, &self.shared.handles, &partition) {
+                tracing::warn!(%error, partition = ?partition.id, "a file for Kafka's tools was not written");
+            }
+        }
+    }
+
+    async fn round(&self, work: Vec<Work>) -> io::Result<()> {
+        let mut runs: BTreeMap<(TopicPartition, Offset), Run> = BTreeMap::new();
+        let mut removed = BTreeSet::new();
+        for work in work {
+            match work {
+                Work::Batch(Unflushed { partition, batch, segment, position, producers }) => {
+                    let key = (partition.id, segment);
+                    let fresh = || Run { partition, batches: Vec::new(), position, producers };
+                    let run = runs.entry(key).or_insert_with(fresh);
+                    run.batches.push(batch);
+                }
+                Work::Remove(partition) => drop(removed.insert(partition)),
+            }
+        }
+        for ((id, segment), run) in runs {
+            if !removed.contains(&id) && !run.partition.is_closed() {
+                self.write(segment, &run).await?;
+                let disk = self.env.disk();
+                seal::begin(&*disk, &self.shared.handles, &run.partition, segment, run.producers.as_deref())?;
+                seal::end(&*disk, &self.shared.handles, &run.partition)?;
+            }
+        }
+        let disk = self.env.disk();
+        removed.into_iter().try_for_each(|id| self.shared.handles.remove_partition(&*disk, id))
+    }
+
+    /// Writes batches that lie one behind the other, and says so.
+    async fn write(&self, segment: Offset, run: &Run) -> io::Result<()> {
+        let name = Name { partition: run.partition.id, segment, suffix: Suffix::Log };
+        let slices: Vec<IoSlice<'_>> =
+            run.batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
+        let end = run.position + slices.iter().map(|slice| slice.len() as u32).sum::<u32>();
+        let disk = self.env.disk();
+        loop {
+            let written = self.shared.handles.for_writing(&*disk, name).and_then(|file| {
+                file.write_at(u64::from(run.position), &slices)?;
+                Ok(file)
+            });
+            match written {
+                Ok(file) => {
+                    self.shared.handles.written(name, file, run.position, end);
+                    break;
+                }
+                // It is in memory and in the write-ahead log: it can wait until there is room.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    if !std::mem::replace(&mut self.shared.flush.lock().full, true) {
+                        tracing::warn!("the disk is full: nothing is taken from producers until there is room");
+                    }
+                    self.env.sleep(FULL_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let next = run.batches.last().map_or(segment, Batch::next_offset);
+        run.partition.write_view().set_flushed(segment, end, next);
+        Ok(())
+    }
+}

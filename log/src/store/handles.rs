@@ -1,0 +1,171 @@
+//! Open files of segments: a few for readers, and those with bytes that are not synced yet, which stay open until they
+//! are, for only then is an error of writing them back told.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::layout::Suffix;
+use super::segment::Place;
+use crate::env::{Disk, File, Open};
+use crate::record::{Offset, TopicPartition};
+
+/// Files open for readers; the one opened first is closed for the next.
+const READERS_MAX: usize = 128;
+
+/// One file of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub partition: TopicPartition,
+    pub segment: Offset,
+    pub suffix: Suffix,
+}
+
+/// Bytes of a file that are not synced.
+#[derive(Clone)]
+pub(super) struct Dirty {
+    pub file: Arc<dyn File>,
+    pub from: u32,
+    pub to: u32,
+}
+
+/// See the module.
+pub(super) struct Handles {
+    place: Place,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    dirty: BTreeMap<Name, Dirty>,
+    /// Directories in which names have changed.
+    directories: BTreeSet<PathBuf>,
+    reading: BTreeMap<Name, Arc<dyn File>>,
+    order: VecDeque<Name>,
+}
+
+impl Handles {
+    pub fn new(place: Place) -> Handles {
+        Handles { place, inner: Mutex::default() }
+    }
+
+    pub fn directory(&self, partition: TopicPartition) -> PathBuf {
+        self.place.partition(partition)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn path(&self, name: Name) -> PathBuf {
+        self.place.file(name.partition, name.segment, name.suffix)
+    }
+
+    /// A file for writing, created where missing.
+    pub fn for_writing(&self, disk: &dyn Disk, name: Name) -> io::Result<Arc<dyn File>> {
+        if let Some(dirty) = self.lock().dirty.get(&name) {
+            return Ok(Arc::clone(&dirty.file));
+        }
+        match disk.open(&self.path(name), Open::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let directory = self.place.partition(name.partition);
+        disk.create_dir(&directory)?;
+        let file = disk.open(&self.path(name), Open::Create)?;
+        self.changed(name.partition);
+        Ok(file)
+    }
+
+    /// Names of a partition's files, or of its directory, may not be durable.
+    pub fn changed(&self, partition: TopicPartition) {
+        let mut inner = self.lock();
+        inner.directories.insert(self.place.partition(partition));
+        inner.directories.insert(self.place.topic(partition));
+        inner.directories.insert(self.place.topics.clone());
+    }
+
+    /// Bytes `from..to` of a file were written and are not synced.
+    pub fn written(&self, name: Name, file: Arc<dyn File>, from: u32, to: u32) {
+        let mut inner = self.lock();
+        let dirty = inner.dirty.entry(name).or_insert(Dirty { file, from, to });
+        dirty.from = dirty.from.min(from);
+        dirty.to = dirty.to.max(to);
+    }
+
+    /// The files with bytes that are not synced.
+    pub fn dirty_files(&self) -> Vec<(Name, Arc<dyn File>)> {
+        self.lock().dirty.iter().map(|(name, dirty)| (*name, Arc::clone(&dirty.file))).collect()
+    }
+
+    /// Everything that is to be synced; it is the caller's from now on.
+    pub fn take_dirty(&self) -> BTreeMap<Name, Dirty> {
+        std::mem::take(&mut self.lock().dirty)
+    }
+
+    /// The directories to be synced, behind the files in them.
+    pub fn take_directories(&self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut self.lock().directories)
+    }
+
+    /// A file for reading.
+    pub fn for_reading(&self, disk: &dyn Disk, name: Name) -> io::Result<Arc<dyn File>> {
+        {
+            let inner = self.lock();
+            let dirty = inner.dirty.get(&name).map(|dirty| &dirty.file);
+            if let Some(file) = dirty.or_else(|| inner.reading.get(&name)) {
+                return Ok(Arc::clone(file));
+            }
+        }
+        let file = disk.open(&self.path(name), Open::Read)?;
+        let mut inner = self.lock();
+        if inner.reading.insert(name, Arc::clone(&file)).is_none() {
+            inner.order.push_back(name);
+        }
+        while inner.reading.len() > READERS_MAX {
+            let Some(oldest) = inner.order.pop_front() else { break };
+            inner.reading.remove(&oldest);
+        }
+        Ok(file)
+    }
+
+    /// Removes files of a segment; those that are not there are gone already.
+    pub fn remove(&self, disk: &dyn Disk, partition: TopicPartition, segment: Offset) -> io::Result<()> {
+        for suffix in [Suffix::Log, Suffix::Index, Suffix::TimeIndex, Suffix::TxnIndex, Suffix::Snapshot] {
+            let name = Name { partition, segment, suffix };
+            self.forget(|other| *other == name);
+            match disk.unlink(&self.path(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.lock().directories.insert(self.place.partition(partition));
+        Ok(())
+    }
+
+    /// Removes everything of a partition, and its topic's directory when it was the last in it.
+    pub fn remove_partition(&self, disk: &dyn Disk, partition: TopicPartition) -> io::Result<()> {
+        self.forget(|name| name.partition == partition);
+        let directory = self.place.partition(partition);
+        disk.remove_dir(&directory)?;
+        let topic = self.place.topic(partition);
+        let mut inner = self.lock();
+        inner.directories.remove(&directory);
+        if disk.list(&topic)?.is_empty() {
+            disk.remove_dir(&topic)?;
+            inner.directories.remove(&topic);
+            inner.directories.insert(self.place.topics.clone());
+        } else {
+            inner.directories.insert(topic);
+        }
+        Ok(())
+    }
+
+    fn forget(&self, gone: impl Fn(&Name) -> bool) {
+        let mut inner = self.lock();
+        inner.dirty.retain(|name, _| !gone(name));
+        inner.reading.retain(|name, _| !gone(name));
+        inner.order.retain(|name| !gone(name));
+    }
+}

@@ -1,0 +1,109 @@
+//! A partition with what only its writer knows: the next offset, the producers, and the place of the next batch.
+
+use std::sync::Arc;
+
+use super::checkpoint::Standing;
+use super::config::PartitionConfig;
+use super::partition::{Aborted, BatchPlace, Partition};
+use super::producers::Producers;
+use crate::record::{Batch, Offset};
+
+/// See the module.
+pub(super) struct Owned {
+    pub partition: Arc<Partition>,
+    pub producers: Producers,
+    pub end: Offset,
+    pub config: PartitionConfig,
+    pub active: Option<Active>,
+    /// Aborted by a marker that has its place, and not published yet.
+    pub aborted: Vec<Aborted>,
+    /// Something has changed since the last checkpoint.
+    pub touched: bool,
+}
+
+/// The segment that is being written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    pub base: Offset,
+    pub size: u32,
+    pub created_ms: i64,
+}
+
+/// Where a batch goes.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub segment: Offset,
+    pub position: u32,
+    pub created_ms: i64,
+    pub index_interval: u32,
+    /// Of the first batch of a segment: what was known of producers in front of it.
+    pub producers: Option<Box<Producers>>,
+}
+
+impl Slot {
+    pub fn place(&self, wal_file: u32) -> BatchPlace {
+        BatchPlace {
+            segment: self.segment,
+            position: self.position,
+            wal_file,
+            created_ms: self.created_ms,
+            index_interval: self.index_interval,
+        }
+    }
+}
+
+impl Owned {
+    /// Takes a batch that has its offset: everything that follows builds on it. Returns its place.
+    pub fn take(&mut self, batch: &Batch, now_ms: i64) -> Slot {
+        let size = u32::try_from(batch.size()).expect("batches are smaller than a segment can be");
+        let active = match self.active {
+            Some(active) if !self.is_full(&active, batch, size, now_ms) => active,
+            _ => Active { base: batch.base_offset(), size: 0, created_ms: now_ms },
+        };
+        let rolled = active.size == 0 && self.active.is_some();
+        let producers = rolled.then(|| Box::new(self.producers.clone()));
+        self.active = Some(Active { size: active.size + size, ..active });
+        self.note_abort(batch);
+        self.producers.apply(batch);
+        self.end = batch.next_offset();
+        self.touched = true;
+        Slot {
+            segment: active.base,
+            position: active.size,
+            created_ms: active.created_ms,
+            index_interval: self.config.index_interval_bytes,
+            producers,
+        }
+    }
+
+    fn is_full(&self, active: &Active, batch: &Batch, size: u32, now_ms: i64) -> bool {
+        let bytes = u64::from(active.size) + u64::from(size);
+        active.size > 0
+            && (bytes > u64::from(self.config.segment_bytes)
+                || batch.last_offset().0 - active.base.0 > i64::from(i32::MAX)
+                || now_ms.saturating_sub(active.created_ms) >= self.config.segment_ms)
+    }
+
+    /// The marker is published some time after it has its place; a checkpoint in between must know of it.
+    fn note_abort(&mut self, batch: &Batch) {
+        if batch.is_control()
+            && let (Some(producer), Ok(Some(marker))) = (batch.producer(), batch.marker())
+            && let (Some(first), false) = (self.producers.open(producer.id), marker.commit)
+        {
+            self.aborted.push(Aborted { producer_id: producer.id, first, last: batch.base_offset() });
+        }
+    }
+
+    /// Where the partition stands, but for what its readers know.
+    pub fn standing(&mut self) -> Standing {
+        let view = self.partition.read_view();
+        self.aborted.retain(|aborted| aborted.last >= view.start && !view.aborted.contains(aborted));
+        drop(view);
+        Standing {
+            partition: Arc::clone(&self.partition),
+            end: self.end,
+            producers: self.producers.clone(),
+            unpublished: self.aborted.clone(),
+        }
+    }
+}

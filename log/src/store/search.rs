@@ -1,0 +1,66 @@
+//! Finding records by time.
+
+use std::sync::Arc;
+
+use super::handles::Name;
+use super::layout::Suffix;
+use super::partition::Partition;
+use super::{Store, cold};
+use crate::Error;
+use crate::record::{Batch, Offset};
+
+/// Bytes looked through at once.
+const CHUNK: usize = 1024 * 1024;
+
+impl Store {
+    /// The first batch that ends behind `from`, begins below `end` and holds a timestamp at or above this.
+    pub async fn find_timestamp(
+        &self,
+        partition: &Arc<Partition>,
+        at_ms: i64,
+        from: Offset,
+        end: Offset,
+    ) -> Result<Option<Batch>, Error> {
+        let mut at = from;
+        while at < end {
+            // Segments without such a timestamp are passed over, and the beginning of the first with one by its index.
+            let Some((segment, start)) = partition.read_view().search(at_ms, at) else { return Ok(None) };
+            let start = match start {
+                Some(start) => start,
+                None => self.start_in_file(partition, segment, at_ms).await?,
+            };
+            at = at.max(start);
+            let read = self.read(partition, at, end, CHUNK).await?;
+            let found = read.batches.into_iter().find(|batch| batch.max_timestamp_ms() >= at_ms);
+            if found.is_some() {
+                return Ok(found);
+            }
+            if read.next <= at {
+                return Ok(None);
+            }
+            at = read.next;
+        }
+        Ok(None)
+    }
+
+    async fn start_in_file(&self, partition: &Arc<Partition>, segment: Offset, at_ms: i64) -> Result<Offset, Error> {
+        let name = Name { partition: partition.id, segment, suffix: Suffix::Log };
+        let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
+        let relative = self.env.offload(move || cold::offset_of_time(&*disk, &shared.handles, name, at_ms)).await?;
+        Ok(Offset(segment.0 + i64::from(relative)))
+    }
+
+    /// The largest timestamp among the batches below `end`.
+    pub async fn timestamp_max(&self, partition: &Arc<Partition>, end: Offset) -> Result<Option<i64>, Error> {
+        let (mut max, mut at) = partition.read_view().timestamp_max_below(end);
+        while at < end {
+            let read = self.read(partition, at, end, CHUNK).await?;
+            max = read.batches.iter().map(Batch::max_timestamp_ms).chain(max).max();
+            if read.next <= at {
+                break;
+            }
+            at = read.next;
+        }
+        Ok(max)
+    }
+}

@@ -1,0 +1,270 @@
+//! Reading the write-ahead log from one of its files to its last whole group.
+//!
+//! A group is written only after the one before it was synced. So what is not whole at the very end was never
+//! acknowledged and is left behind; what is not whole anywhere else is damage. Where the headers of the entries in a
+//! damaged group are intact, it is known whose entries it holds, and only those whose payload is damaged are lost; else it
+//! is an error that names the place. Nothing is written here.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::files::Files;
+use super::format::{ENTRY_HEADER, EntryHeader, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader};
+use super::writer::{End, OpenFile};
+use crate::Error;
+use crate::env::{Disk, File, Open, read_full};
+
+/// One entry and where its payload stands.
+pub(in crate::store) struct Entry {
+    pub file: u32,
+    pub at: usize,
+    pub header: EntryHeader,
+    pub payload: Bytes,
+}
+
+/// What takes what is read.
+pub(in crate::store) trait Visit {
+    fn entry(&mut self, entry: Entry) -> Result<(), Error>;
+    /// A group is damaged; its entries come next, and may be. The error it is where they cannot.
+    fn damaged(&mut self, _error: &Error) {}
+    /// All entries of a file were visited.
+    fn end_of_file(&mut self, _number: u32) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// See the module.
+pub(in crate::store) struct Scan<'a> {
+    disk: &'a dyn Disk,
+    files: &'a Files,
+    how: Open,
+    /// The first file tells its own `next_sequence`.
+    pub end: End,
+    /// Where the last whole group begins in its file.
+    pub last_group: usize,
+    /// The newest file that was begun, and its bytes.
+    pub last_file: Option<(Arc<dyn File>, Bytes)>,
+    pub bytes: u64,
+    pub groups: u64,
+}
+
+/// What a file of the log looks like.
+enum Begun {
+    Yes(FileHeader),
+    /// It was prepared, or was being begun at the crash.
+    No,
+}
+
+impl<'a> Scan<'a> {
+    /// `how` the files are opened: for reading only, or the last to be written on.
+    pub fn new(disk: &'a dyn Disk, files: &'a Files, how: Open) -> Scan<'a> {
+        let end = End { file: None, next_number: 1, next_sequence: 1, previous_end: 0 };
+        Scan { disk, files, how, end, last_group: 0, last_file: None, bytes: 0, groups: 0 }
+    }
+
+    pub fn corrupt(&self, number: u32, at: usize, detail: impl Into<String>) -> Error {
+        Error::Corrupt { place: format!("{} at byte {at}", self.files.path(number).display()), detail: detail.into() }
+    }
+
+    fn missing(&self, number: u32) -> Error {
+        self.corrupt(number, 0, "the file is missing, and a later one is there")
+    }
+
+    /// Reads from `first_file` on, or everything when that is 0.
+    pub fn run(&mut self, first_file: u32, visit: &mut dyn Visit) -> Result<(), Error> {
+        self.end.next_number = first_file.max(1);
+        let paths = self.disk.list(self.files.dir())?;
+        let mut numbers: Vec<u32> = paths.iter().filter_map(|path| Files::number(path)).collect();
+        numbers.sort_unstable();
+        let first = first_file.max(1);
+        let mut over = false;
+        for number in numbers {
+            if number < first {
+                self.files.found(number, false);
+                continue;
+            }
+            let expected = self.end.file.as_ref().map_or(first, |file| file.number + 1);
+            over |= !self.file(number, expected, over, first_file > 0, visit)?;
+        }
+        if self.end.file.is_none() && first_file > 0 {
+            return Err(self.corrupt(first_file, 0, "the file is missing"));
+        }
+        Ok(())
+    }
+
+    /// One file; whether it is part of the log. `over`: the one before it is not.
+    fn file(
+        &mut self,
+        number: u32,
+        expected: u32,
+        over: bool,
+        checkpointed: bool,
+        visit: &mut dyn Visit,
+    ) -> Result<bool, Error> {
+        let file = self.disk.open(&self.files.path(number), self.how)?;
+        let len = usize::try_from(file.len()?).map_err(|_| self.corrupt(number, 0, "the file is too large"))?;
+        let mut bytes = BytesMut::zeroed(len);
+        read_full(&*file, 0, &mut bytes)?;
+        let bytes = bytes.freeze();
+        let is_first = self.end.file.is_none();
+        let header = match self.begun(number, expected, &bytes, is_first)? {
+            Begun::No if is_first && checkpointed => {
+                return Err(self.corrupt(number, 0, "the file's header or first group is damaged"));
+            }
+            Begun::No => {
+                self.files.found(number, false);
+                return Ok(false);
+            }
+            Begun::Yes(header) => header,
+        };
+        if over || number != expected {
+            return Err(self.missing(expected));
+        }
+        if is_first {
+            self.end.next_sequence = header.first_sequence;
+        }
+        self.files.found(number, true);
+        let end = self.groups(number, &header, &bytes, visit)?;
+        let behind = self.end.next_sequence + 1;
+        if let Some(at) = GroupHeader::find_successor(&bytes[end..], Some(header.generation), behind) {
+            let detail = format!("a group is damaged, and a whole one stands behind it at byte {}", end + at);
+            return Err(self.corrupt(number, end, detail));
+        }
+        visit.end_of_file(number)?;
+        self.bytes += end as u64;
+        self.end.next_number = number + 1;
+        self.last_file = Some((Arc::clone(&file), bytes));
+        self.end.file = Some(OpenFile { number, generation: header.generation, file, end: end as u64 });
+        Ok(true)
+    }
+
+    fn begun(&self, number: u32, expected: u32, bytes: &Bytes, is_first: bool) -> Result<Begun, Error> {
+        let head = bytes.get(..FILE_HEADER).and_then(|head| FileHeader::decode(head.try_into().ok()?));
+        let group = whole_group(bytes, FILE_HEADER).map(|(group, _)| group);
+        let next = self.end.next_sequence;
+        let chained = |g: &GroupHeader| is_first || (g.sequence == next && g.previous_end == self.end.previous_end);
+        let Some(header) = head.filter(|header| header.number == number) else {
+            // A file that is used again has the header of its earlier use; a damaged one has none.
+            return match group {
+                Some(group) if head.is_none() && chained(&group) => {
+                    Err(self.corrupt(number, 0, "the file's header is damaged"))
+                }
+                _ => Ok(Begun::No),
+            };
+        };
+        let own = group.filter(|g| g.generation == header.generation && g.sequence == header.first_sequence);
+        match own {
+            Some(group) if chained(&group) => return Ok(Begun::Yes(header)),
+            Some(_) if number != expected => return Err(self.missing(expected)),
+            Some(_) => {
+                let detail = "a group is damaged, and a later file was begun behind it";
+                return Err(self.corrupt(number.saturating_sub(1), self.end.previous_end as usize, detail));
+            }
+            None => {}
+        }
+        if GroupHeader::find_successor(bytes, Some(header.generation), header.first_sequence + 1).is_some() {
+            return Err(self.corrupt(number, FILE_HEADER, "the file's first group is damaged"));
+        }
+        Ok(Begun::No)
+    }
+
+    /// Visits the whole groups; returns where they end.
+    fn groups(
+        &mut self,
+        number: u32,
+        header: &FileHeader,
+        bytes: &Bytes,
+        visit: &mut dyn Visit,
+    ) -> Result<usize, Error> {
+        let mut at = FILE_HEADER;
+        loop {
+            let Some((group, body)) = whole_group(bytes, at) else {
+                match self.salvage(number, header, bytes, at, visit)? {
+                    Some(next) => at = next,
+                    None => break,
+                }
+                continue;
+            };
+            let chained = group.sequence == self.end.next_sequence
+                && group.generation == header.generation
+                && (at == FILE_HEADER || group.previous_end == self.end.previous_end);
+            if !chained {
+                break;
+            }
+            let start = at + GROUP_HEADER;
+            self.entries(number, start, &bytes.slice(start..start + body), group.entries, visit)?;
+            self.last_group = at;
+            at = start + body;
+            self.groups += 1;
+            self.end.next_sequence += 1;
+            self.end.previous_end = at as u64;
+        }
+        Ok(at)
+    }
+
+    /// Visits the entries of a damaged group, where a whole one stands behind it; returns where that begins. None where
+    /// there is none: then it is no damage but the end.
+    fn salvage(
+        &mut self,
+        number: u32,
+        header: &FileHeader,
+        bytes: &Bytes,
+        at: usize,
+        visit: &mut dyn Visit,
+    ) -> Result<Option<usize>, Error> {
+        let behind = self.end.next_sequence + 1;
+        let Some(found) = GroupHeader::find_successor(&bytes[at..], Some(header.generation), behind) else {
+            return Ok(None);
+        };
+        let next = at + found;
+        let detail = format!("a group is damaged, and a whole one stands behind it at byte {next}");
+        let error = self.corrupt(number, at, detail);
+        let successor = GroupHeader::decode(&bytes[next..]);
+        let entries = whole_headers(bytes, at + GROUP_HEADER, next);
+        let (Some(entries), Some(successor)) = (entries, successor.filter(|group| group.sequence == behind)) else {
+            return Err(error);
+        };
+        visit.damaged(&error);
+        for (at, header) in entries {
+            let payload = bytes.slice(at..at + header.len as usize);
+            visit.entry(Entry { file: number, at, header, payload })?;
+        }
+        self.end.next_sequence = successor.sequence;
+        self.end.previous_end = successor.previous_end;
+        Ok(Some(next))
+    }
+
+    fn entries(&self, number: u32, start: usize, body: &Bytes, count: u32, visit: &mut dyn Visit) -> Result<(), Error> {
+        let mut at = 0;
+        for _ in 0..count {
+            let header = EntryHeader::decode(&body[at..])
+                .filter(|header| header.len as usize <= body.len() - at - ENTRY_HEADER)
+                .ok_or_else(|| self.corrupt(number, start + at, "an entry of a kind this version does not know"))?;
+            let from = at + ENTRY_HEADER;
+            at = from + header.len as usize;
+            visit.entry(Entry { file: number, at: start + from, header, payload: body.slice(from..at) })?;
+        }
+        if at == body.len() { Ok(()) } else { Err(self.corrupt(number, start + at, "bytes behind the last entry")) }
+    }
+}
+
+/// The headers of entries that fill `from..to`, and where their payloads begin; none when one is damaged.
+fn whole_headers(bytes: &Bytes, from: usize, to: usize) -> Option<Vec<(usize, EntryHeader)>> {
+    let mut headers = Vec::new();
+    let mut at = from;
+    while at < to {
+        let header = EntryHeader::decode(&bytes[at..to])?;
+        headers.push((at + ENTRY_HEADER, header));
+        at = (at + ENTRY_HEADER).checked_add(header.len as usize)?;
+    }
+    (at == to).then_some(headers)
+}
+
+/// The header of the group at `at` and the size of its body, when both are there and the checksums agree.
+fn whole_group(bytes: &[u8], at: usize) -> Option<(GroupHeader, usize)> {
+    let group = GroupHeader::decode(bytes.get(at..)?)?;
+    let from = at + GROUP_HEADER;
+    let body = bytes.get(from..from + group.body_len as usize)?;
+    (crc32c::crc32c(body) == group.body_crc).then_some((group, body.len()))
+}
