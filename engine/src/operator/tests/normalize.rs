@@ -9,8 +9,10 @@ use proptest::prelude::*;
 use super::model::{Relation, Row, Value, add, delta, relation, rows};
 use crate::Delta;
 use crate::codec::{Decoded, RowOp};
+use crate::error::Error;
 use crate::operator::normalize::Normalize;
-use crate::state::ViewStore;
+use crate::state::digest::Digest;
+use crate::state::{Reader, ViewStore, Writer};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -119,6 +121,108 @@ proptest! {
             prop_assert_eq!(&read(&normalize, number as u64 + 1), &table);
         }
     }
+}
+
+/// Entries by virtual shard, as workers divide them among themselves.
+#[derive(Default)]
+struct Saved(Vec<(u8, u8, Vec<u8>, Vec<u8>)>);
+
+impl Writer for Saved {
+    fn put(&mut self, shard: u8, table: u8, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.0.push((shard, table, key.to_vec(), value.to_vec()));
+        Ok(())
+    }
+}
+
+impl Reader for Saved {
+    fn next(&mut self) -> Result<Option<(u8, u8, Vec<u8>, Vec<u8>)>, Error> {
+        Ok(self.0.pop())
+    }
+}
+
+/// The relation saved as of `epoch` and loaded by so many workers, each with its shards.
+fn moved(normalize: &Normalize, key: &[usize], epoch: u64, workers: usize) -> Normalize {
+    let mut saved = Saved::default();
+    normalize.store().unwrap().save(0, &mut saved).unwrap();
+    let loaded = Normalize::upsert(schema(), key.to_vec());
+    for worker in 0..workers {
+        let own = saved.0.iter().filter(|(shard, ..)| usize::from(*shard) % workers == worker).cloned().collect();
+        loaded.store().unwrap().load(epoch, &mut Saved(own)).unwrap();
+    }
+    loaded
+}
+
+fn digest(deltas: &[Delta]) -> Digest {
+    let mut digest = Digest::default();
+    deltas.iter().for_each(|delta| digest.add(delta).unwrap());
+    digest
+}
+
+proptest! {
+    #![proptest_config(super::small::cases())]
+    /// Saved after any epoch and loaded at another worker count it goes on as the uninterrupted one, to the digest.
+    #[test]
+    fn what_is_loaded_goes_on_as_what_was_saved(
+        keyed in any::<bool>(),
+        workers in 1usize..4,
+        stop in 1usize..6,
+        epochs in prop::collection::vec(prop::collection::vec(record(), 0..15), 2..7),
+    ) {
+        let key: &[usize] = if keyed { &[0] } else { &[] };
+        let mut straight = Normalize::upsert(schema(), key.to_vec());
+        let mut resumed: Option<Normalize> = None;
+        let mut there = Relation::new();
+        for (number, mut records) in epochs.into_iter().enumerate() {
+            for record in &mut records {
+                // What a relation without a key can take back is what it holds.
+                let row = row(record.1, record.2, record.3);
+                record.4 = false;
+                record.0 = match (keyed, record.0) {
+                    (true, op) => op,
+                    (false, RowOp::Delete | RowOp::Retract) if there.contains_key(&row) => RowOp::Retract,
+                    (false, RowOp::Truncate) => RowOp::Truncate,
+                    (false, _) => RowOp::Insert,
+                };
+                match record.0 {
+                    RowOp::Truncate => there.clear(),
+                    RowOp::Retract => there = add(std::mem::take(&mut there), [(row, -1)]),
+                    _ => there = add(std::mem::take(&mut there), [(row, 1)]),
+                }
+            }
+            let epoch = number as u64 + 1;
+            let records = decoded(&records);
+            straight.apply(&records).unwrap();
+            let expect = straight.flush(epoch).unwrap();
+            if let Some(resumed) = &mut resumed {
+                resumed.apply(&records).unwrap();
+                let got = resumed.flush(epoch).unwrap();
+                prop_assert_eq!(total(&got), total(&expect));
+                prop_assert_eq!(digest(&got), digest(&expect));
+                prop_assert_eq!(read(resumed, epoch), read(&straight, epoch));
+            }
+            if number + 1 == stop {
+                resumed = Some(moved(&straight, key, epoch, workers));
+            }
+        }
+    }
+}
+
+/// One record among a million rows reads and writes one row, whatever is there.
+#[test]
+fn a_record_touches_its_own_row_only() {
+    let mut normalize = Normalize::upsert(schema(), vec![0]);
+    let rows = 1_000_000;
+    for start in (0..rows).step_by(10_000) {
+        let records: Vec<Record> = (start..start + 10_000).map(|k| (RowOp::Upsert, k as i128, "x", 1, false)).collect();
+        normalize.apply(&decoded(&records)).unwrap();
+    }
+    let load: usize = normalize.flush(1).unwrap().iter().map(Delta::len).sum();
+    let before = normalize.store().unwrap().held_rows();
+    normalize.apply(&decoded(&[(RowOp::Upsert, 77, "y", 2, false), (RowOp::Delete, 78, "", 0, false)])).unwrap();
+    let change: usize = normalize.flush(2).unwrap().iter().map(Delta::len).sum();
+    assert_eq!((load, change), (rows as usize, 3), "an update is two rows, a delete one");
+    // What is held beside the newest state are the versions of those two rows.
+    assert!(normalize.store().unwrap().held_rows() <= before + 2);
 }
 
 fn row(k: i128, a: &str, b: i128) -> Row {
