@@ -1,6 +1,6 @@
-//! The four compression codecs of record batches, reading side: bounded, whatever the bytes claim.
+//! The four compression codecs of record batches. Reading is bounded, whatever the bytes claim; only compaction packs.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use bytes::{Buf, Bytes};
 
@@ -23,6 +23,8 @@ const RATIO_MAX: usize = 100;
 /// … where that allows less than this: a producer that packs one default batch (1 MB) of like records gets ratios in
 /// the thousands honestly.
 const UNPACKED_BYTES_FLOOR: usize = 4 << 20;
+/// The default of the clients.
+const ZSTD_LEVEL: i32 = 3;
 
 impl Codec {
     /// From bits 0 to 2 of a batch's attributes.
@@ -39,7 +41,7 @@ impl Codec {
 
     /// The plain records section. Costs nothing for [`Codec::None`].
     pub fn unpack(self, packed: &Bytes) -> Result<Bytes, BatchError> {
-        let limit = (packed.len().saturating_mul(RATIO_MAX)).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX);
+        let limit = unpacked_bytes_max(packed.len());
         match self {
             Codec::None => Ok(packed.clone()),
             Codec::Gzip => drain(flate2::bufread::MultiGzDecoder::new(&packed[..]), packed.len(), limit),
@@ -51,6 +53,32 @@ impl Codec {
             }
         }
     }
+
+    /// The records section as this codec stores it, in the framing that Kafka's own clients write. Whether it may be
+    /// unpacked again is the caller's to check: [`unpacked_bytes_max`].
+    pub(super) fn pack(self, plain: &Bytes) -> Bytes {
+        const WRITES: &str = "memory takes what is written";
+        match self {
+            Codec::None => plain.clone(),
+            Codec::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                encoder.write_all(plain).expect(WRITES);
+                Bytes::from(encoder.finish().expect(WRITES))
+            }
+            Codec::Snappy => pack_snappy(plain),
+            Codec::Lz4 => {
+                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                encoder.write_all(plain).expect(WRITES);
+                Bytes::from(encoder.finish().expect(WRITES))
+            }
+            Codec::Zstd => Bytes::from(zstd::stream::encode_all(&plain[..], ZSTD_LEVEL).expect(WRITES)),
+        }
+    }
+}
+
+/// Bytes that `packed` bytes may be unpacked to.
+pub(super) fn unpacked_bytes_max(packed: usize) -> usize {
+    packed.saturating_mul(RATIO_MAX).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX)
 }
 
 /// Reads to the end; the buffer grows with what really comes.
@@ -64,6 +92,22 @@ fn drain(reader: impl Read, packed: usize, limit: usize) -> Result<Bytes, BatchE
 /// then blocks, each behind its length (i32).
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = XERIAL_MAGIC.len() + 8;
+/// Bytes of a block before it is packed, as the Java library cuts them.
+const XERIAL_BLOCK: usize = 32 << 10;
+
+fn pack_snappy(plain: &[u8]) -> Bytes {
+    let mut out = XERIAL_MAGIC.to_vec();
+    for version in [1u32, 1] {
+        out.extend_from_slice(&version.to_be_bytes());
+    }
+    let mut encoder = snap::raw::Encoder::new();
+    for block in plain.chunks(XERIAL_BLOCK) {
+        let packed = encoder.compress_vec(block).expect("a block is far below snappy's limit");
+        out.extend_from_slice(&(packed.len() as u32).to_be_bytes());
+        out.extend_from_slice(&packed);
+    }
+    Bytes::from(out)
+}
 
 fn unpack_snappy(packed: &[u8], limit: usize) -> Result<Bytes, BatchError> {
     let mut out = Vec::new();

@@ -11,6 +11,8 @@
 //! Memory is bounded by the shards' admission (bytes that are not durable yet), the hot tail's budget, and 32 bytes a
 //! batch for the index.
 
+#[allow(dead_code)]
+mod compact;
 mod files;
 mod format;
 #[allow(dead_code)]
