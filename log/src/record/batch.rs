@@ -10,11 +10,12 @@ use super::{BATCH_HEADER, Batch, BatchError, LeaderEpoch, Offset};
 /// Where the checksummed part begins.
 const CHECKED: usize = 21;
 /// Bytes up to and with the length field, which the length does not count.
-const LENGTH_END: usize = 12;
+pub(super) const LENGTH_END: usize = 12;
 
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Who wrote a batch, where its producer is idempotent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,8 +154,14 @@ impl Batch {
         self.attributes() & CONTROL != 0
     }
 
+    /// What the records' timestamps count from: once a delete horizon is set, that.
     pub fn base_timestamp_ms(&self) -> i64 {
         self.i64_at(27)
+    }
+
+    /// Until when compaction keeps the tombstones or the marker of this batch, where it has found any (KIP-534).
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes() & DELETE_HORIZON != 0).then(|| self.base_timestamp_ms())
     }
 
     pub fn max_timestamp_ms(&self) -> i64 {
@@ -231,6 +238,9 @@ pub(super) struct HeaderFields {
 impl HeaderFields {
     pub(super) const TRANSACTIONAL: i16 = TRANSACTIONAL;
     pub(super) const CONTROL: i16 = CONTROL;
+    pub(super) const CODEC: i16 = 7;
+    pub(super) const LOG_APPEND_TIME: i16 = LOG_APPEND_TIME;
+    pub(super) const DELETE_HORIZON: i16 = DELETE_HORIZON;
 
     /// The batch around `body`, at offset 0 of epoch 0, sealed.
     pub(super) fn seal(&self, body: Bytes) -> Batch {

@@ -3,6 +3,8 @@
 use bytes::{Buf, Bytes};
 
 use super::batch::{HeaderFields, Producer};
+#[cfg(test)]
+use super::codec::Codec;
 use super::{Batch, BatchError, NewRecord, varint};
 
 /// What is the same for all records of a batch.
@@ -105,16 +107,21 @@ impl Batch {
 impl Batch {
     /// The same records behind a codec that we never write ourselves.
     pub(crate) fn packed_with_zstd(&self) -> Batch {
-        let body = zstd::stream::encode_all(&self.body[..], 3).expect("memory takes what is written");
+        self.packed(Codec::Zstd)
+    }
+
+    /// The records of a plain batch behind a codec, at offset 0.
+    pub(crate) fn packed(&self, codec: Codec) -> Batch {
+        assert_eq!(self.codec().ok(), Some(Codec::None), "a plain batch");
         HeaderFields {
-            attributes: self.attributes() | 4,
+            attributes: self.attributes() | codec as i16,
             last_offset_delta: self.last_offset_delta(),
             base_timestamp_ms: self.base_timestamp_ms(),
             max_timestamp_ms: self.max_timestamp_ms(),
             producer: self.producer(),
             record_count: self.raw_record_count(),
         }
-        .seal(Bytes::from(body))
+        .seal(codec.pack(&self.body))
     }
 }
 

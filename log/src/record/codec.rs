@@ -6,6 +6,7 @@
 //! and lz4 blocks are walked first, which gives their length without unpacking them.
 
 mod lz4;
+mod pack;
 mod snappy;
 mod zstd;
 

@@ -13,17 +13,7 @@ use super::{Batch, BatchError, Header, Offset, RecordView, varint};
 impl Batch {
     /// The records in order. A control batch gives its marker as a record; see [`Batch::marker`].
     pub fn records(&self) -> Result<Records, BatchError> {
-        let plain = self.codec()?.unpack(&self.body)?;
-        let append_time_ms = self.is_log_append_time().then(|| self.max_timestamp_ms());
-        Ok(Records {
-            plain,
-            at: 0,
-            index: 0,
-            count: self.record_count(),
-            base_offset: self.base_offset().0,
-            base_timestamp_ms: self.base_timestamp_ms(),
-            append_time_ms,
-        })
+        Ok(Records::of_plain(self, self.codec()?.unpack(&self.body)?, self.record_count()))
     }
 }
 
@@ -73,20 +63,42 @@ impl Iterator for Records {
 
 /// One record as ranges of the plain section.
 pub(super) struct Parts {
+    /// Where it begins, with its length; its timestamp delta, behind one byte of attributes; its offset delta.
+    pub start: usize,
+    pub timestamp_at: usize,
+    pub offset_at: usize,
     pub offset_delta: i32,
-    timestamp_delta_ms: i64,
+    pub timestamp_delta_ms: i64,
     pub key: Option<(usize, usize)>,
     pub value: Option<(usize, usize)>,
     pub headers: (usize, usize),
 }
 
 impl Records {
+    /// `count` records of `batch`, not packed.
+    pub(super) fn of_plain(batch: &Batch, plain: Bytes, count: u32) -> Records {
+        Records {
+            plain,
+            at: 0,
+            index: 0,
+            count,
+            base_offset: batch.base_offset().0,
+            base_timestamp_ms: batch.base_timestamp_ms(),
+            append_time_ms: batch.is_log_append_time().then(|| batch.max_timestamp_ms()),
+        }
+    }
+
+    pub(super) fn plain(&self) -> &Bytes {
+        &self.plain
+    }
+
     /// As [`Iterator::next`] without making slices; the caller has seen that a record is left.
     pub(super) fn next_parts(&mut self) -> Result<Parts, BatchError> {
         let index = self.index;
         let bad = |reason| BatchError::Record { index, reason };
         let bytes = &self.plain[..];
-        let mut at = self.at;
+        let start = self.at;
+        let mut at = start;
         let length = varint::get_i32(bytes, &mut at).ok_or(bad("the length cannot be read"))?;
         let length = usize::try_from(length).map_err(|_| bad("negative length"))?;
         if length > bytes.len() - at {
@@ -95,13 +107,16 @@ impl Records {
         let end = at + length;
         let bytes = &bytes[..end];
         at += 1; // attributes: none are defined
+        let timestamp_at = at;
         let timestamp_delta_ms = varint::get(bytes, &mut at).ok_or(bad("the timestamp cannot be read"))?;
+        let offset_at = at;
         let offset_delta = varint::get_i32(bytes, &mut at).ok_or(bad("the offset cannot be read"))?;
         let key = nullable(bytes, &mut at).ok_or(bad("the key cannot be read"))?;
         let value = nullable(bytes, &mut at).ok_or(bad("the value cannot be read"))?;
         self.at = end;
         self.index += 1;
-        Ok(Parts { offset_delta, timestamp_delta_ms, key, value, headers: (at, end) })
+        let headers = (at, end);
+        Ok(Parts { start, timestamp_at, offset_at, offset_delta, timestamp_delta_ms, key, value, headers })
     }
 
     pub(super) fn timestamp_ms(&self, parts: &Parts) -> i64 {

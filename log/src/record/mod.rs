@@ -7,6 +7,7 @@ pub mod build;
 pub mod check;
 pub mod codec;
 pub mod decode;
+mod sift;
 mod varint;
 
 use bytes::Bytes;

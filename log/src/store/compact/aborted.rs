@@ -1,0 +1,56 @@
+//! Which batches belong to aborted transactions, and which of these transactions still have a batch in the log.
+
+use std::collections::BTreeMap;
+
+use crate::record::{Batch, Offset};
+use crate::store::partition::Aborted;
+
+/// The aborted transactions of a partition, by producer and first offset.
+pub(super) struct AbortedRanges {
+    ranges: BTreeMap<(i64, Offset), Range>,
+}
+
+struct Range {
+    /// Offset of the marker.
+    last: Offset,
+    /// Whether a batch of it is left.
+    left: bool,
+}
+
+impl AbortedRanges {
+    pub fn new(aborted: &[Aborted]) -> AbortedRanges {
+        let range = |a: &Aborted| ((a.producer_id, a.first), Range { last: a.last, left: false });
+        AbortedRanges { ranges: aborted.iter().map(range).collect() }
+    }
+
+    fn key_of(&self, batch: &Batch) -> Option<(i64, Offset)> {
+        let producer = batch.producer().filter(|_| batch.is_transactional() && !batch.is_control())?;
+        let up_to = ..=(producer.id, batch.base_offset());
+        let (&key, range) = self.ranges.range(up_to).next_back()?;
+        (key.0 == producer.id && batch.last_offset() < range.last).then_some(key)
+    }
+
+    /// Whether the batch is data of an aborted transaction.
+    pub fn contains(&self, batch: &Batch) -> bool {
+        self.key_of(batch).is_some()
+    }
+
+    /// Takes note that this batch stays.
+    pub fn note_left(&mut self, batch: &Batch) {
+        if let Some(key) = self.key_of(batch)
+            && let Some(range) = self.ranges.get_mut(&key)
+        {
+            range.left = true;
+        }
+    }
+
+    /// The transactions that readers must still know of, by first offset: all but those that end below `end` and have no
+    /// batch left. Without its marker such a one would hide what its producer committed later.
+    pub fn into_left(self, end: Offset) -> Vec<Aborted> {
+        let left = self.ranges.into_iter().filter(|(_, range)| range.left || range.last >= end);
+        let mut left: Vec<_> =
+            left.map(|((producer_id, first), range)| Aborted { producer_id, first, last: range.last }).collect();
+        left.sort_by_key(|aborted| (aborted.first, aborted.producer_id));
+        left
+    }
+}
