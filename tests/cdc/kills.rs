@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::expected::{check_at_rest, create_views};
 use super::workload::{Clients, create, large_transaction};
-use crate::support::clients::holds_anything;
 use crate::support::postgres::Postgres;
 use crate::support::program::Program;
 use crate::support::random::Random;
@@ -16,6 +15,7 @@ const SEED: u64 = 7;
 const KILLS_IN_SNAPSHOT: u32 = 5;
 const KILLS_IN_RECOVERY: u32 = 4;
 const KILLS_IN_STREAM: u32 = 11;
+const BEGINS: &str = "the snapshot begins";
 
 #[test]
 fn killed_at_twenty_moments_nothing_is_missing_and_nothing_twice() {
@@ -27,30 +27,9 @@ fn killed_at_twenty_moments_nothing_is_missing_and_nothing_twice() {
     let clients = Clients::start(&server, SEED, 10);
 
     let mut program = begin(&server, &data);
-    let mut in_snapshot = 0;
-    let mut tries = 0;
-    let mut wait_ms_max = 150;
-    while in_snapshot < KILLS_IN_SNAPSHOT {
-        tries += 1;
-        assert!(tries < 100, "the snapshot is over before a kill can reach it ({in_snapshot} did)");
-        wait_for("the snapshot to copy", 60, || {
-            (copies(&server) || holds_anything(program.kafka, "shop.public.customers")).then_some(())
-        });
-        pause(&mut random, wait_ms_max);
-        let copying = copies(&server);
-        program.kill();
-        // Whether the kill came before the snapshot's one commit, the log itself says when it is back.
-        program = Program::start(&data);
-        let committed = holds_anything(program.kafka, "shop.public.customers");
-        if copying && !committed {
-            in_snapshot += 1;
-        } else if committed && in_snapshot < KILLS_IN_SNAPSHOT {
-            // Too late: sooner next time, as fast as this machine wants it.
-            wait_ms_max = (wait_ms_max * 2 / 3).max(8);
-            program.kill();
-            forget(&server, &data);
-            program = begin(&server, &data);
-        }
+    let mut wait_ms_max = 300;
+    for _ in 0..KILLS_IN_SNAPSHOT {
+        program = kill_in_snapshot(&server, program, &data, &mut random, &mut wait_ms_max);
     }
     create_views(&program);
     wait_for("the first state of a view", 120, || {
@@ -94,19 +73,55 @@ fn a_stop_in_the_snapshot_is_clean_and_the_next_start_begins_anew() {
     let scratch = Scratch::new("stop");
     let data = scratch.path().join("data");
     let program = begin(&server, &data);
-    wait_for("the snapshot to copy", 60, || copies(&server).then_some(()));
+    wait_for("the snapshot to begin", 60, || said_since(&data, 0, BEGINS).then_some(()));
     program.stop();
+    let seen = Program::said(&data).len();
     let program = Program::start(&data);
-    assert!(!holds_anything(program.kafka, "shop.public.customers"), "the snapshot was over before the stop");
+    assert!(begins_anew(&data, seen), "the snapshot was over before the stop");
     wait_for("the snapshot", 120, || {
         let rows = program.rows("SELECT count(*) FROM shop.public.customers");
         (rows == [[Some("400000".to_owned())]]).then_some(())
     });
 }
 
-/// Whether a table is being copied.
-fn copies(server: &Postgres) -> bool {
-    !server.rows("SELECT 1 FROM pg_stat_progress_copy WHERE command = 'COPY TO'").is_empty()
+/// A kill after the snapshot has begun and before it is committed: the next start says that one begins, and is returned.
+fn kill_in_snapshot(
+    server: &Postgres,
+    mut program: Program,
+    data: &Path,
+    random: &mut Random,
+    wait_ms_max: &mut u64,
+) -> Program {
+    let mut seen = 0;
+    for _ in 0..50 {
+        wait_for("the snapshot to begin", 60, || said_since(data, seen, BEGINS).then_some(()));
+        pause(random, *wait_ms_max);
+        program.kill();
+        seen = Program::said(data).len();
+        program = Program::start(data);
+        if begins_anew(data, seen) {
+            return program;
+        }
+        // Too late: another snapshot, and sooner this time, as fast as this machine wants it.
+        *wait_ms_max = (*wait_ms_max * 2 / 3).max(1);
+        program.kill();
+        forget(server, data);
+        seen = Program::said(data).len();
+        program = begin(server, data);
+    }
+    panic!("the snapshot is over before a kill can reach it");
+}
+
+/// Whether the program that started when `before` bytes had been said began a snapshot, and not where one had ended.
+fn begins_anew(data: &Path, before: usize) -> bool {
+    wait_for("snapshot or stream", 60, || {
+        let anew = said_since(data, before, BEGINS);
+        (anew || said_since(data, before, "the stream goes on")).then_some(anew)
+    })
+}
+
+fn said_since(data: &Path, before: usize, text: &str) -> bool {
+    Program::said(data)[before..].contains(text)
 }
 
 /// A kill after recovery has begun and before the program is ready.
@@ -115,7 +130,7 @@ fn kill_in_recovery(data: &Path, random: &mut Random) {
     for _ in 0..50 {
         let before = Program::said(data).len();
         let starting = Program::spawn(data);
-        wait_for("recovery", 60, || Program::said(data)[before..].contains("the log is recovering").then_some(()));
+        wait_for("recovery", 60, || said_since(data, before, "the log is recovering").then_some(()));
         pause(random, wait_ms_max);
         if starting.kill() {
             return;

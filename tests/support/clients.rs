@@ -93,14 +93,6 @@ pub fn consume(kafka: SocketAddr, topic: &str) -> Vec<Read> {
         .collect()
 }
 
-/// Whether the topic holds any committed record. Ends also while writers are at work.
-pub fn holds_anything(kafka: SocketAddr, topic: &str) -> bool {
-    let out = run(Command::new("kcat")
-        .args(["-b", &kafka.to_string(), "-t", topic, "-C", "-o", "beginning", "-c", "1", "-e", "-q"])
-        .args(["-X", "isolation.level=read_committed"]));
-    !out.stdout.is_empty()
-}
-
 /// Runs a Python script with the test environment's interpreter.
 pub fn python(script: &str, arguments: &[&str]) -> String {
     let python = std::env::var("RIVERRUN_TEST_PYTHON")

@@ -87,7 +87,9 @@ impl Snapshot {
             let failed = |source| Error::Copy { table: pinned.table.full_name(), source };
             let rows = self.client.copy_out(&copy_sql(&pinned.table)).await.map_err(failed)?;
             let mut rows = pin!(rows);
+            let mut copied = 0u64;
             while let Some(row) = rows.try_next().await.map_err(failed)? {
+                copied += 1;
                 writer.row(&live, row)?;
                 if writer.assembler.is_full() {
                     let records = writer.assembler.take();
@@ -98,6 +100,7 @@ impl Snapshot {
                 }
             }
             writer.end_of_table(&live)?;
+            tracing::info!(source = self.source, table = pinned.table.full_name(), rows = copied, "a table is copied");
         }
         self.client.batch_execute("COMMIT").await?;
         let records = writer.finish()?;

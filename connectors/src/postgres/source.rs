@@ -93,6 +93,8 @@ impl PostgresSource {
             self.tables.iter().cloned().enumerate().map(|(index, table)| Pinned { index, table }).collect();
         let snapshot =
             Snapshot::open(client, &slot.snapshot, &self.settings, Arc::clone(&tables), position.clone()).await?;
+        let (source, lsn) = (&self.settings.source, position.end);
+        tracing::info!(source, tables = tables.len(), %lsn, "the snapshot begins");
         let progress = Arc::new(Progress::new(position.end));
         self.run(Some(snapshot), Stream { walsender, tables, position, settings: self.settings.clone(), progress });
         Ok(())
@@ -113,6 +115,7 @@ impl PostgresSource {
         let captured: Vec<&Table> = tables.iter().map(|pinned| &pinned.table).collect();
         server::check_publication(&client, &self.settings, &captured).await?;
         server::check_slot(&client, &self.settings, &position).await?;
+        tracing::info!(source = self.settings.source, lsn = %position.end, "the stream goes on");
         let progress = Arc::new(Progress::new(position.end));
         self.run(None, Stream { walsender, tables, position, settings: self.settings.clone(), progress });
         Ok(())
