@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use futures::StreamExt;
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
 use crate::support::clients::{psql, python, run};
@@ -225,6 +227,31 @@ fn objects_and_jobs_survive_a_restart() {
     assert_eq!(program_again.rows("SELECT count(*) FROM clicks"), [[Some("4".to_owned())]]);
     assert!(!format!("{:?}", program_again.rows("SHOW VIEWS")).contains("by_user"));
     assert!(!format!("{:?}", program_again.rows("SHOW TOPICS")).contains("by_user"));
+}
+
+#[test]
+fn a_running_query_is_told_of_the_stop() {
+    let (_scratch, program) = clicks();
+    block_on(async {
+        let client = program.connect().await;
+        let rows = client.simple_query_raw("SELECT * FROM generate_series(1, 1000000000)").await.expect("it begins");
+        let mut rows = std::pin::pin!(rows);
+        let mut seen = 0;
+        while seen < 10 {
+            seen += u64::from(matches!(rows.next().await.expect("more"), Ok(SimpleQueryMessage::Row(_))));
+        }
+        let stopping = std::thread::spawn(move || program.stop());
+        let error = loop {
+            match rows.next().await.expect("an end that is told") {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        let told = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
+        assert_eq!((told.severity(), told.code().code()), ("FATAL", "57P01"), "{told}");
+        let took = stopping.join().expect("a clean stop");
+        assert!(took.as_secs() < 5, "a clean stop took {took:?}");
+    });
 }
 
 #[test]

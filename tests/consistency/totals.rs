@@ -33,39 +33,42 @@ pub fn chained(credits: &str, debits: &str) -> Vec<String> {
     ]
 }
 
-/// Reads both totals in one SELECT, again and again over connections that may break; every pair must be consistent.
+/// Reads the nested view and all four chained ones in one SELECT, again and again; every row must be consistent.
 struct Watcher {
     stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<u64>,
+    thread: std::thread::JoinHandle<Seen>,
+}
+
+/// What the watchers of a program have seen so far, over its kills.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    reads: u64,
+    /// Rows have been seen: the totals are never NULL again.
+    rows: bool,
 }
 
 impl Watcher {
-    fn start(program: &Program) -> Self {
+    fn start(program: &Program, seen: Seen) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, url) = (Arc::clone(&stop), program.url());
-        let thread = std::thread::spawn(move || block_on(watch(&url, &stopped)));
+        let thread = std::thread::spawn(move || block_on(watch(&url, &stopped, seen)));
         Self { stop, thread }
     }
 
-    fn reads(self) -> u64 {
+    fn stop(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("an inconsistent state was shown")
     }
 }
 
-async fn watch(url: &str, stop: &AtomicBool) -> u64 {
-    let mut reads = 0;
-    let mut was_zero = false;
-    let mut client = None;
+async fn watch(url: &str, stop: &AtomicBool, mut seen: Seen) -> Seen {
+    let Ok((client, driver)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await else { return seen };
+    tokio::spawn(driver);
+    let sql = "SELECT t.total, n.total, (SELECT sum(balance) FROM balance),
+                      (SELECT sum(amount) FROM credits), (SELECT sum(amount) FROM debits)
+               FROM total t CROSS JOIN nested n";
     while !stop.load(Ordering::Relaxed) {
-        if client.is_none() {
-            let Ok((connected, driver)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await else { break };
-            tokio::spawn(driver);
-            client = Some(connected);
-        }
-        let connected = client.as_ref().expect("connected");
-        let sql = "SELECT t.total, n.total, (SELECT sum(balance) FROM balance) FROM total t CROSS JOIN nested n";
-        let rows = match try_text_rows(connected, sql).await {
+        let rows = match try_text_rows(&client, sql).await {
             Ok(rows) => rows,
             // The program was killed; its watcher ends with it.
             Err(e) if e.as_db_error().is_none() => break,
@@ -73,13 +76,17 @@ async fn watch(url: &str, stop: &AtomicBool) -> u64 {
         };
         assert_eq!(rows.len(), 1, "a total over everything is one row");
         match &rows[0][..] {
-            [None, None, None] => assert!(!was_zero, "the totals went back to NULL"),
-            [Some(a), Some(b), Some(c)] if a == "0" && b == "0" && c == "0" => was_zero = true,
+            [None, None, None, None, None] => assert!(!seen.rows, "the totals went back to NULL"),
+            [Some(a), Some(b), Some(c), Some(credits), Some(debits)]
+                if [a, b, c].iter().all(|total| *total == "0") && credits == debits =>
+            {
+                seen.rows = true;
+            }
             other => panic!("inconsistent: {other:?}"),
         }
-        reads += 1;
+        seen.reads += 1;
     }
-    reads
+    seen
 }
 
 /// After each epoch of the topic `balance`, the balances add up to 0; `total` and `nested` never held anything else.
@@ -138,24 +145,24 @@ fn totals_over_one_topic_are_never_wrong() {
         program.execute(&view);
     }
     let mut random = Random::new(3);
-    let mut reads = 0;
+    let mut seen = Seen::default();
     let kafka = program.kafka;
     let producer = std::thread::spawn(move || produce(&kafka.to_string(), TRANSFERS));
     for _ in 0..KILLS {
-        let watcher = Watcher::start(&program);
-        let seen = arrived(&program);
-        wait_for("transfers to arrive", 60, || (arrived(&program) >= (seen + 5000).min(TRANSFERS)).then_some(()));
+        let watcher = Watcher::start(&program, seen);
+        let before = arrived(&program);
+        wait_for("transfers to arrive", 60, || (arrived(&program) >= (before + 5000).min(TRANSFERS)).then_some(()));
         std::thread::sleep(Duration::from_millis(random.below(200)));
         program.kill();
-        reads += watcher.reads();
+        seen = watcher.stop();
         program = Program::start_at(&data, port);
     }
-    let watcher = Watcher::start(&program);
+    let watcher = Watcher::start(&program, seen);
     producer.join().expect("every transfer is acknowledged");
     wait_for("the last transfer", 60, || (arrived(&program) >= TRANSFERS).then_some(()));
-    reads += watcher.reads();
+    seen = watcher.stop();
     assert_eq!(arrived(&program), TRANSFERS, "a transfer came twice");
-    assert!(reads > 100, "only {reads} reads");
+    assert!(seen.rows && seen.reads > 100, "only {} reads", seen.reads);
     let epochs = check_topics(&program);
     assert!(epochs >= 100, "only {epochs} epochs");
 }
@@ -218,10 +225,10 @@ fn totals_over_two_tables_changed_together_are_never_wrong() {
         program.execute(&view);
     }
     let mut random = Random::new(4);
-    let mut reads = 0;
+    let mut seen = Seen::default();
     let transactions = 2000;
     for round in 0..4 {
-        let watcher = Watcher::start(&program);
+        let watcher = Watcher::start(&program, seen);
         for group in 0..transactions / 4 / GROUP {
             block_on(async {
                 let client = server.connect().await;
@@ -239,17 +246,17 @@ fn totals_over_two_tables_changed_together_are_never_wrong() {
         if round < 3 {
             std::thread::sleep(Duration::from_millis(random.below(200)));
             program.kill();
-            reads += watcher.reads();
+            seen = watcher.stop();
             program = Program::start(&data);
         } else {
             wait_for("the last transfer", 60, || {
                 let rows = program.rows("SELECT sum(amount) FROM credits");
                 (rows[0][0] == server.rows("SELECT sum(amount) FROM credit")[0][0]).then_some(())
             });
-            reads += watcher.reads();
+            seen = watcher.stop();
         }
     }
-    assert!(reads > 100, "only {reads} reads");
+    assert!(seen.rows && seen.reads > 100, "only {} reads", seen.reads);
     let epochs = check_topics(&program);
     assert!(epochs >= 100, "only {epochs} epochs");
 }

@@ -24,8 +24,7 @@ const PORTALS_MAX: usize = 1_000;
 /// A started connection without its socket.
 pub struct Client {
     session: Session,
-    /// Changes with every request to cancel.
-    cancelled: watch::Receiver<u64>,
+    interrupts: Interrupts,
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
     /// After an error in the extended protocol, until Sync.
@@ -52,6 +51,15 @@ struct Running {
     sent: u64,
 }
 
+/// What ends a running statement from outside.
+#[derive(Clone)]
+pub struct Interrupts {
+    /// Changes with every request to cancel.
+    pub cancelled: watch::Receiver<u64>,
+    /// Turns true when the server stops.
+    pub stop: watch::Receiver<bool>,
+}
+
 /// Whether an execution came to its end.
 enum End {
     Complete(String),
@@ -60,12 +68,13 @@ enum End {
 }
 
 impl Client {
-    pub fn new(session: Session, registered: Registered, cancelled: watch::Receiver<u64>) -> Self {
+    pub fn new(session: Session, registered: Registered, interrupts: Interrupts) -> Self {
         let (statements, portals) = (HashMap::new(), HashMap::new());
-        Self { session, cancelled, statements, portals, skipping: false, _registered: registered }
+        Self { session, interrupts, statements, portals, skipping: false, _registered: registered }
     }
 
-    /// Carries out one message; only an error of the socket is one.
+    /// Carries out one message; only an error of the socket is one. A statement that the server's stop has ended is left
+    /// without an answer: the connection says so for all.
     pub async fn handle<S>(&mut self, message: Frontend, output: &mut Output, stream: &mut S) -> IoResult<()>
     where
         S: AsyncWrite + Unpin + Send,
@@ -73,8 +82,10 @@ impl Client {
         match message {
             Frontend::Query(text) => {
                 self.skipping = false;
-                if let Err(error) = self.simple(&text, output, stream).await {
-                    self.fail(error, output)?;
+                match self.simple(&text, output, stream).await {
+                    Ok(()) => {}
+                    Err(Failure::Stopping) => return Ok(()),
+                    Err(error) => self.fail(error, output)?,
                 }
                 self.portals.remove("");
                 output.ready(self.session.transaction());
@@ -104,6 +115,7 @@ impl Client {
     fn fail(&mut self, error: Failure, output: &mut Output) -> IoResult<()> {
         match error {
             Failure::Socket(error) => Err(error),
+            Failure::Stopping => Ok(()),
             Failure::Statement(error) => {
                 self.session.fail();
                 output.error(&error, false);
@@ -125,7 +137,7 @@ impl Client {
             self.session.begin_text();
         }
         for parsed in statements {
-            let cancelled = self.cancelled.clone();
+            let interrupts = self.interrupts.clone();
             let server = Arc::clone(self.session.server());
             let timeout = self.session.statement_timeout();
             let run = async {
@@ -147,7 +159,7 @@ impl Client {
                 self.finish(end, output);
                 Ok(())
             };
-            guard(&server, cancelled, timeout, run).await?;
+            guard(&server, interrupts, timeout, run).await?;
         }
         Ok(self.session.end_text().await?)
     }
@@ -171,9 +183,9 @@ impl Client {
             Frontend::Execute { portal: name, rows_max } => {
                 let mut portal = self.portals.remove(&name).ok_or_else(|| unknown_portal(&name))?;
                 let server = Arc::clone(self.session.server());
-                let (cancelled, timeout) = (self.cancelled.clone(), self.session.statement_timeout());
+                let (interrupts, timeout) = (self.interrupts.clone(), self.session.statement_timeout());
                 let run = self.execute(&mut portal, rows_max, output, stream);
-                let end = guard(&server, cancelled, timeout, run).await?;
+                let end = guard(&server, interrupts, timeout, run).await?;
                 self.portals.insert(name, portal);
                 self.finish(end, output);
                 Ok(())
@@ -204,10 +216,10 @@ impl Client {
             (None, _) => Prepared::empty(),
             (Some(parsed), true) => {
                 let server = Arc::clone(self.session.server());
-                let (cancelled, timeout) = (self.cancelled.clone(), self.session.statement_timeout());
+                let (interrupts, timeout) = (self.interrupts.clone(), self.session.statement_timeout());
                 let session = &mut self.session;
                 let run = async move { session.prepare(parsed, types).await.map_err(Failure::from) };
-                guard(&server, cancelled, timeout, run).await?
+                guard(&server, interrupts, timeout, run).await?
             }
             (Some(_), false) => {
                 let message = "cannot insert multiple commands into a prepared statement";
@@ -388,10 +400,11 @@ impl Running {
     }
 }
 
-/// A statement's failure is told to the client; a socket's ends the connection.
+/// A statement's failure is told to the client; a socket's ends the connection, and so does the server's stop.
 enum Failure {
     Statement(Error),
     Socket(std::io::Error),
+    Stopping,
 }
 
 impl From<Error> for Failure {
@@ -408,10 +421,10 @@ fn already_run() -> Error {
     Error::new(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, "the portal has been run already")
 }
 
-/// Runs a statement until it ends, is cancelled, or its time is up.
+/// Runs a statement until it ends, is cancelled, its time is up, or the server stops.
 async fn guard<T>(
     server: &Server,
-    mut cancelled: watch::Receiver<u64>,
+    Interrupts { mut cancelled, mut stop }: Interrupts,
     timeout: Option<Duration>,
     run: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -430,6 +443,8 @@ async fn guard<T>(
     };
     tokio::select! {
         biased;
+        // Its sender lives as long as the server, or the server has stopped.
+        _ = stop.wait_for(|stop| *stop) => Err(Failure::Stopping),
         () = asked => Err(Error::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request").into()),
         () = time_is_up => Err(Error::new(sqlstate::QUERY_CANCELED, "canceling statement due to statement timeout").into()),
         result = run => result,

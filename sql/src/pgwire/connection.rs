@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
-use super::client::Client;
+use super::client::{Client, Interrupts};
 use super::frame::{self, Frontend, Startup};
 use super::output::{FLUSH_BYTES, Output};
 use super::{Limits, Registered, Registry};
@@ -59,7 +59,7 @@ impl Connection {
         let Some(Ok(Some((session, registered, cancelled)))) = env.timeout(STARTUP_TIME_MAX, self.start()).await else {
             return Ok(());
         };
-        let mut client = Client::new(session, registered, cancelled);
+        let mut client = Client::new(session, registered, Interrupts { cancelled, stop: self.stop.clone() });
         loop {
             let message = match self.receive(|input, limits| frame::message(input, limits.message_bytes_max)).await? {
                 Incoming::Message(message) => message,
@@ -170,7 +170,7 @@ impl Connection {
     }
 
     async fn say_goodbye(&mut self) -> IoResult<()> {
-        let error = Error::new(sqlstate::ADMIN_SHUTDOWN, "terminating connection because the server is shutting down");
+        let error = Error::new(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command");
         self.output.error(&error, true);
         self.output.flush(&mut self.stream).await
     }
