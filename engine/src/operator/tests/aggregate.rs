@@ -67,7 +67,7 @@ fn aggregate(keys: &[&str], calls: &[Call], append_only: bool) -> (Factory, Sche
 }
 
 /// Floats that are equal in SQL become one; NaN is the greatest.
-fn canonical(value: &Value) -> Value {
+pub fn canonical(value: &Value) -> Value {
     match value {
         Value::Float(bits) => {
             let float = f64::from_bits(*bits);
@@ -81,7 +81,7 @@ fn round_half_away(total: i128, count: i128) -> i128 {
     (2 * total.abs() + count) / (2 * count) * total.signum()
 }
 
-fn float_of(value: &Value) -> f64 {
+pub fn float_of(value: &Value) -> f64 {
     if let Value::Float(bits) = value { f64::from_bits(*bits) } else { panic!("{value:?}") }
 }
 

@@ -12,8 +12,7 @@ use crate::expr::ExprRef;
 use crate::operator::Factory;
 use crate::operator::join::{JoinSpec, factory};
 
-fn joined() -> SchemaRef {
-    let schema = schema();
+fn joined(schema: &SchemaRef) -> SchemaRef {
     let side = |side: &'static str| {
         let rename = move |field: &FieldRef| field.as_ref().clone().with_name(format!("{side}{}", field.name()));
         schema.fields().iter().map(rename)
@@ -22,9 +21,14 @@ fn joined() -> SchemaRef {
 }
 
 fn join(keys: &[&str], residual: Option<ExprRef>) -> Factory {
-    let keys: Vec<ExprRef> = keys.iter().map(|key| column(&schema(), key)).collect();
-    let (left, right) = (schema(), schema());
-    factory(JoinSpec { left_keys: keys.clone(), right_keys: keys, residual, left, right, schema: joined() }).unwrap()
+    join_of(schema(), keys, residual)
+}
+
+/// A relation of this schema with another of the same one.
+pub fn join_of(sides: SchemaRef, keys: &[&str], residual: Option<ExprRef>) -> Factory {
+    let keys: Vec<ExprRef> = keys.iter().map(|key| column(&sides, key)).collect();
+    let (left, right, schema) = (Arc::clone(&sides), Arc::clone(&sides), joined(&sides));
+    factory(JoinSpec { left_keys: keys.clone(), right_keys: keys, residual, left, right, schema }).unwrap()
 }
 
 /// Left v < right v; null where one is.
@@ -47,7 +51,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-fn model(inputs: &[Relation], keys: &[usize], residual: bool) -> Relation {
+pub fn model(inputs: &[Relation], keys: &[usize], residual: bool) -> Relation {
     let mut out = Relation::new();
     for (left, left_weight) in &inputs[0] {
         for (right, right_weight) in &inputs[1] {

@@ -9,6 +9,7 @@ mod model;
 mod normalize;
 mod small;
 mod stateless;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 

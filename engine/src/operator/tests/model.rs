@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema,
+    SchemaRef, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+};
 use proptest::prelude::*;
 
 use crate::Delta;
 use crate::error::Error;
 use crate::expr::{Column, Expr, ExprRef};
 
-/// Floats by their bits; integers and decimals (unscaled) alike.
+/// Floats by their bits as doubles; integers, decimals (unscaled), days and microseconds alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
     Null,
@@ -19,6 +22,7 @@ pub enum Value {
     Int(i128),
     Float(u64),
     Text(String),
+    Bytes(Vec<u8>),
 }
 
 pub type Row = Vec<Value>;
@@ -98,18 +102,22 @@ pub fn row() -> impl Strategy<Value = Row> {
         .prop_map(|(k, s, v, f, d)| vec![k, s, v, f, d])
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(row: BoxedStrategy<Row>) -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (row(), 1i64..3).prop_map(|(row, weight)| Step::Insert(row, weight)),
+        4 => (row.clone(), 1i64..3).prop_map(|(row, weight)| Step::Insert(row, weight)),
         2 => any::<usize>().prop_map(Step::Delete),
-        2 => (any::<usize>(), row()).prop_map(|(place, row)| Step::Update(place, row)),
-        1 => row().prop_map(Step::Blink),
+        2 => (any::<usize>(), row.clone()).prop_map(|(place, row)| Step::Update(place, row)),
+        1 => row.prop_map(Step::Blink),
     ]
 }
 
 /// Steps by epoch and port.
 pub fn epochs(ports: usize) -> impl Strategy<Value = Vec<Vec<Vec<Step>>>> {
-    let steps = prop::collection::vec(step(), 0..12);
+    epochs_of(row().boxed(), ports)
+}
+
+pub fn epochs_of(row: BoxedStrategy<Row>, ports: usize) -> impl Strategy<Value = Vec<Vec<Vec<Step>>>> {
+    let steps = prop::collection::vec(step(row), 0..12);
     prop::collection::vec(prop::collection::vec(steps, ports), 1..7)
 }
 
@@ -130,18 +138,30 @@ fn array(data_type: &DataType, rows: &[(Row, i64)], index: usize) -> ArrayRef {
         Value::Int(int) => Some(*int),
         _ => None,
     });
+    let floats = values.clone().map(|v| if let Value::Float(bits) = v { Some(f64::from_bits(*bits)) } else { None });
     match data_type {
+        DataType::Int16 => Arc::new(ints.map(|int| int.map(|int| int as i16)).collect::<Int16Array>()),
         DataType::Int32 => Arc::new(ints.map(|int| int.map(|int| int as i32)).collect::<Int32Array>()),
         DataType::Int64 => Arc::new(ints.map(|int| int.map(|int| int as i64)).collect::<Int64Array>()),
+        DataType::Date32 => Arc::new(ints.map(|int| int.map(|int| int as i32)).collect::<Date32Array>()),
+        DataType::Time64(TimeUnit::Microsecond) => {
+            Arc::new(ints.map(|int| int.map(|int| int as i64)).collect::<Time64MicrosecondArray>())
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => {
+            let times: TimestampMicrosecondArray = ints.map(|int| int.map(|int| int as i64)).collect();
+            Arc::new(times.with_timezone_opt(zone.clone()))
+        }
         DataType::Decimal128(p, s) => {
             Arc::new(ints.collect::<Decimal128Array>().with_precision_and_scale(*p, *s).unwrap())
         }
         DataType::Boolean => {
             Arc::new(values.map(|v| if let Value::Bool(b) = v { Some(*b) } else { None }).collect::<BooleanArray>())
         }
-        DataType::Float64 => {
-            let float = |value: &Value| if let Value::Float(bits) = value { Some(f64::from_bits(*bits)) } else { None };
-            Arc::new(values.map(float).collect::<Float64Array>())
+        DataType::Float32 => Arc::new(floats.map(|float| float.map(|float| float as f32)).collect::<Float32Array>()),
+        DataType::Float64 => Arc::new(floats.collect::<Float64Array>()),
+        DataType::Binary => {
+            let bytes = |value: &'_ Value| if let Value::Bytes(bytes) = value { Some(bytes.clone()) } else { None };
+            Arc::new(values.map(bytes).collect::<BinaryArray>())
         }
         DataType::Utf8 => {
             let text = |value: &Value| if let Value::Text(text) = value { Some(text.clone()) } else { None };
@@ -167,6 +187,12 @@ fn value(column: &ArrayRef, row: usize) -> Value {
     }
     match column.data_type() {
         DataType::Boolean => Value::Bool(column.as_boolean().value(row)),
+        DataType::Int16 => Value::Int(column.as_primitive::<Int16Type>().value(row).into()),
+        DataType::Date32 => Value::Int(column.as_primitive::<Date32Type>().value(row).into()),
+        DataType::Time64(_) => Value::Int(column.as_primitive::<Time64MicrosecondType>().value(row).into()),
+        DataType::Timestamp(_, _) => Value::Int(column.as_primitive::<TimestampMicrosecondType>().value(row).into()),
+        DataType::Float32 => Value::Float(f64::from(column.as_primitive::<Float32Type>().value(row)).to_bits()),
+        DataType::Binary => Value::Bytes(column.as_binary::<i32>().value(row).to_vec()),
         DataType::Int32 => Value::Int(column.as_primitive::<Int32Type>().value(row).into()),
         DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row).into()),
         DataType::Decimal128(_, _) => Value::Int(column.as_primitive::<Decimal128Type>().value(row)),
