@@ -1,5 +1,5 @@
 //! Runs `tests/sql/*.slt` over the PostgreSQL wire: each file once straight through and once with the program killed
-//! before every third statement; the expected rows are the same.
+//! before every third statement and started with another number of workers; the expected rows are the same.
 //!
 //! The format is sqllogictest's: `statement ok`, `statement error PART`, `query [rowsort]` with the rows below `----`,
 //! columns separated by tabs, NULL for null. `UPDATE_EXPECT=1` writes the rows that came.
@@ -58,12 +58,17 @@ fn life(file: &Path, kill_every: usize) {
     let text = std::fs::read_to_string(file).expect("readable");
     let scratch = Scratch::new("slt");
     let data = scratch.path().join("data");
-    let mut program = Program::start(&data);
+    let mut starts = 0;
+    let mut start = || {
+        starts += 1;
+        Program::start_with(&data, &[("RIVERRUN_ENGINE__WORKERS", ["1", "3", "2"][starts % 3])])
+    };
+    let mut program = start();
     let mut written = String::new();
     for (n, step) in parse(&text).into_iter().enumerate() {
         if kill_every != 0 && n % kill_every == kill_every - 1 {
             program.kill();
-            program = Program::start(&data);
+            program = start();
         }
         let at = format!("{} step {n} (killed every {kill_every}): {}", file.display(), step.sql);
         let answer = ask(&program, &step.sql);

@@ -52,15 +52,16 @@ pub fn binary() -> &'static str {
 impl Program {
     /// Starts on any free ports.
     pub fn spawn(data: &Path) -> Starting {
-        Self::spawn_at(data, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+        Self::spawn_at(data, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", &[])
     }
 
-    fn spawn_at(data: &Path, kafka: &str, postgres: &str, http: &str) -> Starting {
+    fn spawn_at(data: &Path, kafka: &str, postgres: &str, http: &str, settings: &[(&str, &str)]) -> Starting {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).expect("log file");
         let child = Command::new(binary())
             .args(["dev", "--kafka-addr", kafka, "--pg-addr", postgres, "--http-addr", http, "--data-dir"])
             .arg(data)
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -79,7 +80,12 @@ impl Program {
     }
 
     pub fn at(data: &Path, kafka: &str, postgres: &str, http: &str) -> Self {
-        Self::spawn_at(data, kafka, postgres, http).ready()
+        Self::spawn_at(data, kafka, postgres, http, &[]).ready()
+    }
+
+    /// Starts with settings as environment variables.
+    pub fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::spawn_at(data, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", settings).ready()
     }
 
     /// What all programs on these data have said on stderr so far.
