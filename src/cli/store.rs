@@ -94,13 +94,14 @@ fn dump_one(out: &mut dyn std::io::Write, name: &str, found: &Found, records: bo
     };
     write!(
         out,
-        "{place} offsets={}..={} epoch={} records={} size={} timestamp={}",
+        "{place} offsets={}..={} epoch={} records={} size={} timestamp={} codec={}",
         batch.base_offset().0,
         batch.last_offset().0,
         batch.leader_epoch().0,
         batch.record_count(),
         batch.size(),
         batch.max_timestamp_ms(),
+        batch.codec().map_or_else(|unknown| unknown.to_string(), |codec| codec.to_string()),
     )?;
     if let Some(producer) = batch.producer() {
         write!(out, " producer={} producer_epoch={} sequence={}", producer.id, producer.epoch, producer.base_sequence)?;

@@ -1,10 +1,10 @@
-//! kcat and confluent-kafka produce and consume at explicit offsets, byte for byte, in every codec.
+//! kcat, confluent-kafka and kafka-python produce and consume at explicit offsets, byte for byte, in every codec.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::clients::{python, run};
-use crate::support::program::Program;
+use crate::support::clients::{consume, python, run};
+use crate::support::program::{Program, binary};
 use crate::support::random::Random;
 use crate::support::{Scratch, wait_for};
 
@@ -65,6 +65,53 @@ assert not [t for t in admin.list_topics(timeout=10).topics if t.startswith("t-"
 print("ok")
 "#;
     assert_eq!(python(script, &[&program.kafka.to_string()]).trim(), "ok");
+}
+
+/// The client above packs with lz4 only for brokers with consumer groups; this one does for all.
+#[test]
+fn kafka_python_writes_and_reads_lz4() {
+    let scratch = Scratch::new("kafka-python");
+    let data = scratch.path().join("data");
+    let program = Program::start(&data);
+    let script = r#"
+import sys
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+broker, n = sys.argv[1], 20_000
+KafkaAdminClient(bootstrap_servers=broker).create_topics([NewTopic("packed", 2, 1)])
+def value(i): return b"value %d " % i * 100
+producer = KafkaProducer(bootstrap_servers=broker, compression_type="lz4", enable_idempotence=True, linger_ms=5)
+sent = [producer.send("packed", key=b"%d" % i, value=value(i), partition=i % 2, headers=[("h", b"1")]) for i in range(n)]
+producer.flush(60)
+assert [f.get(10).offset for f in sent] == [i // 2 for i in range(n)]
+consumer = KafkaConsumer(bootstrap_servers=broker, isolation_level="read_committed", consumer_timeout_ms=20_000)
+partitions = [TopicPartition("packed", p) for p in range(2)]
+assert consumer.end_offsets(partitions) == {p: n // 2 for p in partitions}
+consumer.assign(partitions)
+start = 7
+for p in partitions: consumer.seek(p, start)
+seen = [start, start]
+for m in consumer:
+    i = m.offset * 2 + m.partition
+    assert m.offset == seen[m.partition], (m.partition, m.offset, seen)
+    assert (m.key, m.value, m.headers) == (b"%d" % i, value(i), [("h", b"1")]), i
+    seen[m.partition] += 1
+    if sum(seen) == n: break
+assert sum(seen) == n, seen
+print("ok")
+"#;
+    assert_eq!(python(script, &[&program.kafka.to_string()]).trim(), "ok");
+    let by_kcat = consume(program.kafka, "packed");
+    assert!(
+        by_kcat.len() == 20_000 && by_kcat.iter().all(|r| r.value.as_ref().is_some_and(|v| v.starts_with("value ")))
+    );
+
+    // Stored as they came: not unpacked, nor packed anew.
+    program.stop();
+    let dump = run(Command::new(binary()).args(["log", "dump"]).arg(&data)).stdout;
+    let dump = String::from_utf8(dump).expect("utf-8");
+    let batches: Vec<_> = dump.lines().filter(|line| line.starts_with("packed-")).collect();
+    assert!(!batches.is_empty() && batches.iter().all(|line| line.contains(" codec=lz4 ")), "{dump}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod pack;
 mod snappy;
 mod zstd;
 
+use std::fmt;
 use std::io::{self, Read};
 
 use bytes::Bytes;
@@ -33,6 +34,19 @@ const RATIO_MAX: usize = 100;
 /// … where that allows less than this: a producer that packs one default batch (1 MB) of like records gets ratios in
 /// the thousands honestly.
 const UNPACKED_BYTES_FLOOR: usize = 4 << 20;
+
+impl fmt::Display for Codec {
+    /// As the topic option `compression.type` has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        })
+    }
+}
 
 impl Codec {
     /// From bits 0 to 2 of a batch's attributes.
