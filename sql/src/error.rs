@@ -190,6 +190,12 @@ impl From<DataFusionError> for Error {
             .caused_by(DataFusionError::Shared(shared)),
             DataFusionError::ArrowError(inner, _) => (*inner).into(),
             DataFusionError::SchemaError(inner, _) => from_schema_error(*inner),
+            DataFusionError::NotImplemented(text) if text.contains("logical expression InSubquery") => {
+                Self::unsupported("IN (SELECT …) outside WHERE").hint("put it into WHERE, or join with the query")
+            }
+            DataFusionError::NotImplemented(text) if text.contains("logical expression Exists") => {
+                Self::unsupported("EXISTS (SELECT …) outside WHERE").hint("put it into WHERE, or join with the query")
+            }
             DataFusionError::NotImplemented(text) => Self::new(sqlstate::FEATURE_NOT_SUPPORTED, lower_first(&text)),
             DataFusionError::ResourcesExhausted(text) => Self::new(sqlstate::OUT_OF_MEMORY, lower_first(&text)),
             DataFusionError::SQL(inner, _) => Self::new(sqlstate::SYNTAX_ERROR, inner.to_string()),

@@ -166,9 +166,9 @@ impl Convert {
                 text || source.is_floating() || matches!(source, DataType::Decimal128(..))
             }
             DataType::Float32 => text || matches!(source, DataType::Float64),
+            DataType::Decimal128(..) => text || source.is_floating(),
             DataType::Boolean
             | DataType::Float64
-            | DataType::Decimal128(..)
             | DataType::Binary
             | DataType::Date32
             | DataType::Time64(TimeUnit::Microsecond)
@@ -191,6 +191,7 @@ impl Convert {
             (DataType::Int32, t) if t.is_floating() || t.is_decimal() => round_to::<Int32Type>(array, &self.name)?,
             (DataType::Int64, t) if t.is_floating() || t.is_decimal() => round_to::<Int64Type>(array, &self.name)?,
             (DataType::Float32, DataType::Float64) => to_single(array.as_primitive())?,
+            (DataType::Decimal128(..), t) if t.is_floating() => self.of_text(&digits(array)?)?,
             (to, _) => cast_with_options(array, to, &strict)?,
         })
     }
@@ -300,6 +301,16 @@ pub fn assign(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
     }
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     Ok(cast_with_options(array, to.data_type(), &strict)?)
+}
+
+/// The digits of floats that a decimal takes over, as in PostgreSQL: 15 of a double, 6 of a real.
+fn digits(floats: &ArrayRef) -> Result<StringArray> {
+    if let Some(reals) = floats.as_primitive_opt::<Float32Type>() {
+        return Ok(reals.iter().map(|real| real.map(|real| format!("{real:.5e}"))).collect());
+    }
+    let doubles = cast(floats, &DataType::Float64)?;
+    let doubles = doubles.as_primitive::<Float64Type>();
+    Ok(doubles.iter().map(|double| double.map(|double| format!("{double:.14e}"))).collect())
 }
 
 fn map_text(texts: &StringArray, map: impl Fn(&str) -> Result<String>) -> Result<StringArray> {

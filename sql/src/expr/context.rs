@@ -131,7 +131,7 @@ impl TypePlanner for Types {
 }
 
 /// The most characters of a value of this type; `char` alone is one.
-fn characters(sql_type: &ast::DataType) -> Option<u64> {
+pub(super) fn characters(sql_type: &ast::DataType) -> Option<u64> {
     use ast::DataType::{Char, CharVarying, Character, CharacterVarying, Varchar};
     match sql_type {
         Char(None) | Character(None) => Some(1),

@@ -20,6 +20,7 @@ mod rounding;
 mod span;
 mod state;
 mod texts;
+mod values;
 pub mod write;
 mod zeros;
 

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     SetOperator, SetQuantifier, Spanned, TrimWhereField, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
-use super::patterns;
+use super::{patterns, values};
 use crate::error::{Error, Result, location_of, sqlstate};
 use crate::types::{COLUMNS_MAX, DIGITS_MAX};
 
@@ -55,7 +55,7 @@ impl VisitorMut for Rewriter {
         if let SetExpr::Values(values) = query.body.as_mut() {
             let mut rows: Vec<&mut [Expr]> = values.rows.iter_mut().map(|row| row.content.as_mut_slice()).collect();
             rows.iter_mut().flat_map(|row| row.iter_mut()).for_each(narrow);
-            make_floats(&mut rows);
+            values::of_one_kind(&mut rows);
         }
         match refused_operation(&query.body) {
             Some(what) => ControlFlow::Break(Box::new(Error::unsupported(what).at(location_of(query.span())))),
@@ -124,7 +124,7 @@ impl VisitorMut for Rewriter {
     }
 }
 
-fn cast(expr: Expr, data_type: DataType) -> Expr {
+pub(super) fn cast(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, format: None, array: false }
 }
 
@@ -177,38 +177,6 @@ fn refused_operation(body: &SetExpr) -> Option<&'static str> {
             _ => refused_operation(left).or_else(|| refused_operation(right)),
         },
         _ => None,
-    }
-}
-
-/// Columns of `VALUES` with a float in one row are floats in all.
-fn make_floats(rows: &mut [&mut [Expr]]) {
-    let width = rows.first().map_or(0, |row| row.len());
-    for column in 0..width {
-        if !rows.iter().any(|row| row.get(column).is_some_and(is_float)) {
-            continue;
-        }
-        for cell in rows.iter_mut().filter_map(|row| row.get_mut(column)).filter(|cell| !is_float(cell)) {
-            let value = std::mem::replace(cell, Expr::value(Value::Null));
-            *cell = cast(value, DataType::DoublePrecision);
-        }
-    }
-}
-
-/// Whether the text alone says that this is a float.
-fn is_float(expr: &Expr) -> bool {
-    match expr {
-        Expr::Cast { data_type, .. } => {
-            crate::types::ColumnType::from_sql(data_type).is_ok_and(|column| column.data_type.is_floating())
-        }
-        Expr::UnaryOp { expr, .. } | Expr::Nested(expr) => is_float(expr),
-        Expr::BinaryOp { left, op, right } => {
-            use BinaryOperator::{Divide, Minus, Multiply, Plus};
-            matches!(op, Plus | Minus | Multiply | Divide) && (is_float(left) || is_float(right))
-        }
-        Expr::TypedString(typed) => {
-            crate::types::ColumnType::from_sql(&typed.data_type).is_ok_and(|column| column.data_type.is_floating())
-        }
-        _ => false,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 
+use crate::types::ColumnType;
+
 /// Field metadata that names the PostgreSQL type where Arrow's type says less.
 pub const PG_TYPE: &str = "pg_type";
 
@@ -11,7 +13,7 @@ pub struct PgType {
     pub oid: u32,
     /// Bytes of a value, -1 when it varies.
     pub len: i16,
-    /// `atttypmod`: precision and scale of numerics, else -1.
+    /// `atttypmod`: precision and scale of numerics, the most characters of texts, else -1.
     pub modifier: i32,
 }
 
@@ -136,6 +138,10 @@ pub fn of(field: &Field) -> PgType {
     if let Some(known) = field.metadata().get(PG_TYPE).and_then(|name| by_name(name)) {
         return PgType { oid: known.oid, len: known.len, modifier: modifier(field.data_type()) };
     }
+    if let Some((length, blank)) = ColumnType::of(field).length() {
+        let modifier = i32::try_from(length + 4).unwrap_or(-1);
+        return PgType { oid: if blank { oid::BPCHAR } else { oid::VARCHAR }, len: -1, modifier };
+    }
     of_data_type(field.data_type())
 }
 
@@ -187,6 +193,9 @@ pub fn format_type(oid: u32, modifier: i32) -> Option<String> {
     if oid == oid::NUMERIC && modifier >= 4 {
         let packed = modifier - 4;
         return Some(format!("numeric({},{})", packed >> 16, packed & 0xffff));
+    }
+    if matches!(oid, oid::VARCHAR | oid::BPCHAR) && modifier >= 4 {
+        return Some(format!("{}({})", known.sql, modifier - 4));
     }
     Some(known.sql.to_owned())
 }
@@ -251,6 +260,8 @@ mod tests {
         check(DataType::Decimal128(38, 10), None, "numeric");
         check(DataType::Utf8, Some("jsonb"), "jsonb");
         check(DataType::Utf8, Some("hstore"), "text");
+        check(DataType::Utf8, Some("character varying(3)"), "character varying(3)");
+        check(DataType::Utf8, Some("character(1)"), "character(1)");
         check(DataType::Int64, Some("oid"), "oid");
         check(DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())), None, "timestamp with time zone");
         check(list(DataType::Int64), None, "bigint[]");

@@ -177,8 +177,14 @@ pub fn typed(server: &Server, database: &str, insert: &Insert) -> Result<Query> 
     Ok(query)
 }
 
+/// The type that a value is brought to before it is assigned. Not one with a length: a cast would cut off what is too
+/// long for the column.
 fn sql_type(field: &Field) -> Result<SqlType> {
-    let name = ColumnType::of(field).name()?;
+    let column = ColumnType::of(field);
+    if column.length().is_some() {
+        return Ok(SqlType::Text);
+    }
+    let name = column.name()?;
     let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql(&name).and_then(|mut parser| parser.parse_data_type());
     parsed.map_err(|e| Error::bug(format!("the type {name} is not read back")).caused_by(e))
 }
