@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use log::env::{Disk, Open, read_full};
@@ -44,6 +45,7 @@ pub struct Log {
     pub wal_group_bytes: usize,
     pub tail_bytes: usize,
     pub pending_bytes: usize,
+    pub retention_check_interval_ms: NonZeroU64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

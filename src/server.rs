@@ -206,6 +206,7 @@ fn node_config(config: &Config) -> NodeConfig {
         wal_group_bytes: log.wal_group_bytes,
         tail_bytes: log.tail_bytes,
         pending_bytes: log.pending_bytes,
+        retention_check_interval_ms: log.retention_check_interval_ms.get(),
         ..NodeConfig::default()
     }
 }

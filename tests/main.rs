@@ -10,4 +10,5 @@ mod consistency;
 mod crash;
 mod readme;
 mod slt;
+mod store;
 mod tidy;

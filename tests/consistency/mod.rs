@@ -1,6 +1,5 @@
 //! Never a state that never was: totals while the program works, and every recorded epoch replayed afterwards.
 
-mod broker;
 mod recorded;
 mod replay;
 mod timeline;

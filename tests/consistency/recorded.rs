@@ -1,8 +1,8 @@
 //! One program's record of itself, checked whole: its timeline, its inputs, what its views have put out.
 
-use super::broker::{Broker, Record, Topic};
 use super::replay::{self, View};
 use super::timeline::{self, Cut, Epoch, Whole};
+use crate::support::broker::{Broker, Record, Topic};
 use crate::support::clients::consume;
 use crate::support::program::Program;
 use crate::support::random::Random;

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::broker::{Record, Topic};
 use super::timeline::{Cut, Epoch};
 use crate::support::block_on;
+use crate::support::broker::{Record, Topic};
 use crate::support::program::Program;
 use crate::support::random::Random;
 

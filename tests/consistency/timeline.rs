@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::broker::{Broker, Record, Topic};
+use crate::support::broker::{Broker, Record, Topic};
 
 /// Records `{"epoch":17,"now_us":…,"full":false,"cut":[["<topic id>",0,4711],…]}`: a cut lists what has changed, or all
 /// when it is full.

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::broker::{Broker, Record, Topic};
 use super::recorded;
 use super::replay::{View, upserted, values};
 use super::writers::{Writer, execute, grow, produce};
+use crate::support::broker::{Broker, Record, Topic};
 use crate::support::postgres::Postgres;
 use crate::support::program::Program;
 use crate::support::random::Random;

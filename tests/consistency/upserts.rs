@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::broker::{Broker, Record, Topic};
 use super::recorded;
 use super::replay::{View, upserted, values};
 use super::writers::{Writer, execute, grow, produce};
 use crate::support::Scratch;
+use crate::support::broker::{Broker, Record, Topic};
 use crate::support::program::Program;
 use crate::support::random::Random;
 

@@ -1,5 +1,6 @@
 //! What every test here uses: scratch directories, real servers on free ports, and waiting for a condition.
 
+pub mod broker;
 pub mod clients;
 pub mod kafka_tools;
 pub mod postgres;

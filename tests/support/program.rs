@@ -88,6 +88,12 @@ impl Program {
         Self::spawn_at(data, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", settings).ready()
     }
 
+    /// The same, with listeners on these ports, so that clients outlive a kill.
+    pub fn start_with_at(data: &Path, kafka_port: u16, postgres_port: u16, settings: &[(&str, &str)]) -> Self {
+        let (kafka, postgres) = (format!("127.0.0.1:{kafka_port}"), format!("127.0.0.1:{postgres_port}"));
+        Self::spawn_at(data, &kafka, &postgres, "127.0.0.1:0", settings).ready()
+    }
+
     /// What all programs on these data have said on stderr so far.
     pub fn said(data: &Path) -> String {
         let bytes = std::fs::read(data.with_extension("log")).expect("the log file");

@@ -35,9 +35,6 @@ use crate::{Cluster, ConfigChanges, Cut, Error, Log, LogJournal, NewTopic, Produ
 const METADATA: TopicPartition =
     TopicPartition { topic: TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), partition: 0 };
 
-/// How often retention looks for records that are due.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
-
 /// The limits of a node. Every queue and buffer of the log is bounded by one of these or by a constant beside it.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -58,6 +55,8 @@ pub struct NodeConfig {
     pub tail_bytes: usize,
     /// Bytes taken and not yet durable, for each shard; over it writers wait.
     pub pending_bytes: usize,
+    /// Time between two looks at what retention removes, in milliseconds.
+    pub retention_check_interval_ms: u64,
     #[cfg(test)]
     pub(crate) acknowledge: Acknowledge,
 }
@@ -74,6 +73,7 @@ impl Default for NodeConfig {
             wal_group_bytes: 8 * 1024 * 1024,
             tail_bytes: 64 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
+            retention_check_interval_ms: if cfg!(test) { 1_000 } else { 60_000 },
             #[cfg(test)]
             acknowledge: Acknowledge::AfterSync,
         }
@@ -147,7 +147,8 @@ impl Node {
         let coordinator = Coordinator::start(&env, Arc::clone(&store), around, states, open, epochs).await?;
         let took = env.monotonic() - began;
         tracing::info!(epoch = epoch.0, bytes = found.bytes, ms = took.as_millis() as u64, "log recovered");
-        drop(env.spawn("log-retention", retain(env.clone(), Arc::downgrade(&store))));
+        let interval = Duration::from_millis(config.retention_check_interval_ms);
+        drop(env.spawn("log-retention", retain(env.clone(), Arc::downgrade(&store), interval)));
         Ok(Arc::new(Node { env, config, format, inner, coordinator }))
     }
 
@@ -174,9 +175,9 @@ impl Node {
 }
 
 /// From time to time removes what retention removes, until the log stops.
-async fn retain(env: Env, store: Weak<Store>) {
+async fn retain(env: Env, store: Weak<Store>, interval: Duration) {
     loop {
-        env.sleep(RETENTION_INTERVAL).await;
+        env.sleep(interval).await;
         let Some(store) = store.upgrade() else { return };
         if let Err(error) = store.retain(env.now_ms()).await {
             // The log has stopped, or will say itself why it must.

@@ -1,14 +1,17 @@
 //! Topics as they lie in the log, read over the Kafka protocol: committed records, and where transactions begin and end.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{FetchRequest, MetadataRequest, RequestHeader, ResponseHeader, TopicName};
+use kafka_protocol::messages::{
+    FetchRequest, ListOffsetsRequest, MetadataRequest, RequestHeader, ResponseHeader, TopicName,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use kafka_protocol::records::{self, RecordBatchDecoder};
 use serde_json::Value;
@@ -16,6 +19,12 @@ use serde_json::Value;
 /// Names topics, and gives their ids in the answer to Metadata.
 const FETCH_VERSION: i16 = 12;
 const METADATA_VERSION: i16 = 12;
+const LIST_OFFSETS_VERSION: i16 = 7;
+/// Asks for the first offset, and for the one behind the last.
+const EARLIEST: i64 = -2;
+const LATEST: i64 = -1;
+/// A partition has no record at this offset: it is below the first one or beyond the end.
+pub const OFFSET_OUT_OF_RANGE: i16 = 1;
 
 /// A committed record.
 #[derive(Clone, Debug)]
@@ -65,13 +74,45 @@ pub struct Broker {
 
 impl Broker {
     pub fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).expect("the broker is there"), correlation_id: 0 }
+        Self::try_connect(address).expect("the broker is there")
+    }
+
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { stream: TcpStream::connect(address)?, correlation_id: 0 })
+    }
+
+    /// The first offset of a partition and the one behind its last; the error code where it has none.
+    pub fn bounds(&mut self, topic: &str, partition: i32) -> io::Result<Result<(i64, i64), i16>> {
+        let mut found = [0; 2];
+        for (bound, timestamp) in found.iter_mut().zip([EARLIEST, LATEST]) {
+            let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
+            let topics = vec![ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![asked])];
+            let request = ListOffsetsRequest::default().with_topics(topics);
+            let mut answer = self.call(&request, LIST_OFFSETS_VERSION)?;
+            let said = answer.topics.pop().and_then(|mut topic| topic.partitions.pop()).expect("the partition");
+            if said.error_code != 0 {
+                return Ok(Err(said.error_code));
+            }
+            *bound = said.offset;
+        }
+        Ok(Ok((found[0], found[1])))
+    }
+
+    /// Records from an offset on, as many as one answer holds; the error code where there are none.
+    pub fn read(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<Result<Vec<records::Record>, i16>> {
+        let data = self.fetch(topic, partition, offset)?;
+        if data.error_code != 0 {
+            return Ok(Err(data.error_code));
+        }
+        let mut bytes = data.records.unwrap_or_default();
+        let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap_or_else(|e| panic!("{topic} {offset}: {e}"));
+        Ok(Ok(sets.into_iter().flat_map(|set| set.records).filter(|record| record.offset >= offset).collect()))
     }
 
     pub fn topic(&mut self, name: &str) -> Topic {
         let named = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
         let request = MetadataRequest::default().with_topics(Some(vec![named])).with_allow_auto_topic_creation(false);
-        let answer = self.call(&request, METADATA_VERSION);
+        let answer = self.call(&request, METADATA_VERSION).expect("metadata");
         let found = answer.topics.first().expect("an answer for the topic");
         assert_eq!(found.error_code, 0, "topic {name}");
         let id = found.topic_id.simple().to_string();
@@ -87,14 +128,16 @@ impl Broker {
 
     /// Everything up to the high watermark, control records and what was aborted included.
     fn partition(&mut self, topic: &str, partition: i32) -> Vec<records::Record> {
+        let (start, _) = self.bounds(topic, partition).expect("bounds").expect("a partition");
         let mut read: Vec<records::Record> = Vec::new();
         loop {
-            let next = read.last().map_or(0, |record| record.offset + 1);
-            let data = self.fetch(topic, partition, next);
+            let next = read.last().map_or(start, |record| record.offset + 1);
+            let data = self.fetch(topic, partition, next).expect("records");
+            assert_eq!(data.error_code, 0, "fetch of {topic} partition {partition} at {next}");
             let mut bytes = data.records.unwrap_or_default();
             let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap_or_else(|e| panic!("{topic} {next}: {e}"));
             read.extend(sets.into_iter().flat_map(|set| set.records).filter(|record| record.offset >= next));
-            let end = read.last().map_or(0, |record| record.offset + 1);
+            let end = read.last().map_or(start, |record| record.offset + 1);
             if end >= data.high_watermark {
                 return read;
             }
@@ -102,20 +145,19 @@ impl Broker {
         }
     }
 
-    fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> PartitionData {
+    fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<PartitionData> {
         let asked = FetchPartition::default()
             .with_partition(partition)
             .with_fetch_offset(offset)
             .with_partition_max_bytes(16 << 20);
         let topics = vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![asked])];
         let request = FetchRequest::default().with_max_bytes(16 << 20).with_session_epoch(-1).with_topics(topics);
-        let mut answer = self.call(&request, FETCH_VERSION);
-        let data = answer.responses.pop().and_then(|mut topic| topic.partitions.pop()).expect("the partition");
-        assert_eq!((answer.error_code, data.error_code), (0, 0), "fetch of {topic} partition {partition} at {offset}");
-        data
+        let mut answer = self.call(&request, FETCH_VERSION)?;
+        assert_eq!(answer.error_code, 0, "fetch of {topic} partition {partition} at {offset}");
+        Ok(answer.responses.pop().and_then(|mut topic| topic.partitions.pop()).expect("the partition"))
     }
 
-    fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+    fn call<R: Request>(&mut self, request: &R, version: i16) -> io::Result<R::Response> {
         self.correlation_id += 1;
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -126,17 +168,17 @@ impl Broker {
         header.encode(&mut body, R::header_version(version)).expect("a header");
         request.encode(&mut body, version).expect("a request");
         let size = i32::try_from(body.len()).expect("a small request");
-        self.stream.write_all(&[&size.to_be_bytes()[..], &body].concat()).expect("sent");
+        self.stream.write_all(&[&size.to_be_bytes()[..], &body].concat())?;
         let mut size = [0; 4];
-        self.stream.read_exact(&mut size).expect("an answer");
+        self.stream.read_exact(&mut size)?;
         let mut answer = vec![0; usize::try_from(i32::from_be_bytes(size)).expect("a size")];
-        self.stream.read_exact(&mut answer).expect("a whole answer");
+        self.stream.read_exact(&mut answer)?;
         let mut answer = Bytes::from(answer);
         let header = ResponseHeader::decode(&mut answer, R::Response::header_version(version)).expect("a header");
         assert_eq!(header.correlation_id, self.correlation_id);
         let decoded = R::Response::decode(&mut answer, version).expect("an answer that can be read");
         assert!(!answer.has_remaining(), "bytes are left over");
-        decoded
+        Ok(decoded)
     }
 }
 
