@@ -1,4 +1,5 @@
-//! SIGKILLs while idempotent producers and transactions write, segments roll, and retention takes from the front.
+//! SIGKILLs while idempotent producers and transactions write, segments roll, and retention takes from the front; and on
+//! request power cuts, on a file system of their own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use super::actors::{Producer, logs, reader, transactions};
 use super::history::{At, History, Kept, check, check_that_damage_is_seen};
+use super::power::Volume;
 use crate::support::broker::Broker;
 use crate::support::clients::python;
 use crate::support::program::Program;
@@ -16,6 +18,8 @@ use crate::support::{Scratch, free_port, wait_for};
 const SEED: u64 = 31;
 /// `RIVERRUN_TEST_KILLS` asks for more.
 const KILLS: u64 = 12;
+/// Asks for power cuts: how many.
+const POWER_CUTS: &str = "RIVERRUN_TEST_POWER_CUTS";
 const PARTITIONS: i32 = 3;
 
 /// Small files, so that much rolls, is sealed, captured by checkpoints and removed in a short time.
@@ -52,9 +56,32 @@ for f in admin.create_topics(topics).values(): f.result(10)
 fn what_clients_were_told_holds_over_kills() {
     let scratch = Scratch::new("history");
     let data = scratch.path().join("data");
-    let (kafka, postgres) = (free_port(), free_port());
     let kills = std::env::var("RIVERRUN_TEST_KILLS").map_or(KILLS, |n| n.parse().expect("RIVERRUN_TEST_KILLS"));
-    let mut program = start(&data, kafka, postgres);
+    live(&data, kills, Program::kill).unwrap_or_else(|wrong| panic!("{wrong}"));
+}
+
+/// What was not synced is gone, whoever had been told of it.
+#[test]
+fn what_clients_were_told_holds_over_power_cuts() {
+    let Ok(cuts) = std::env::var(POWER_CUTS) else {
+        println!("no power cuts: tests/run --power CUTS");
+        return;
+    };
+    let scratch = Scratch::new("power");
+    let volume = Volume::new(scratch.path());
+    let data = volume.mount_point.join("data");
+    let cut = |program: Program| {
+        volume.cut();
+        program.kill();
+        volume.mount_again();
+    };
+    live(&data, cuts.parse().expect(POWER_CUTS), cut).unwrap_or_else(|wrong| panic!("{wrong}"));
+}
+
+/// Clients at work while the program dies again and again; then their histories against what is there.
+fn live(data: &Path, deaths: u64, mut die: impl FnMut(Program)) -> Result<(), String> {
+    let (kafka, postgres) = (free_port(), free_port());
+    let mut program = start(data, kafka, postgres);
     let partitions = create_topics(&program);
     let at: SocketAddr = program.kafka;
 
@@ -64,7 +91,7 @@ fn what_clients_were_told_holds_over_kills() {
     let reading = reader(at, partitions.clone());
     let writing = transactions(program.postgres, ["one", "other"]);
     let mut random = Random::new(SEED);
-    for _ in 0..kills {
+    for _ in 0..deaths {
         let seen = (reading.steps.load(Ordering::Relaxed), writing.steps.load(Ordering::Relaxed));
         wait_for("clients to go on", 60, || {
             let now = (reading.steps.load(Ordering::Relaxed), writing.steps.load(Ordering::Relaxed));
@@ -72,8 +99,8 @@ fn what_clients_were_told_holds_over_kills() {
         });
         // A moment drawn from the seed. What is tested does not depend on its length.
         std::thread::sleep(Duration::from_millis(random.below(300)));
-        program.kill();
-        program = start(&data, kafka, postgres);
+        die(program);
+        program = start(data, kafka, postgres);
     }
     // However slow the machine: enough is written, and retention has been everywhere that it should.
     let mut broker = Broker::connect(program.kafka);
@@ -95,7 +122,7 @@ fn what_clients_were_told_holds_over_kills() {
     }
 
     let logs = logs(program.kafka, &partitions);
-    let checked = check(&history, &logs, kept).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let checked = check(&history, &logs, kept)?;
     println!("{checked:?}: {} records", checked.records);
     assert!(
         checked.acknowledged > 5000 && checked.read > 5000 && checked.transactions > 50 && checked.bounds > 1000,
@@ -104,7 +131,8 @@ fn what_clients_were_told_holds_over_kills() {
     check_that_damage_is_seen(&history, &logs, kept);
     program.stop();
     let verified = crate::support::clients::run(
-        std::process::Command::new(crate::support::program::binary()).args(["log", "verify"]).arg(&data),
+        std::process::Command::new(crate::support::program::binary()).args(["log", "verify"]).arg(data),
     );
     assert!(!verified.stdout.is_empty());
+    Ok(())
 }

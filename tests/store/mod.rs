@@ -3,3 +3,4 @@
 mod actors;
 mod history;
 mod kills;
+mod power;
