@@ -206,9 +206,16 @@ fn node_config(config: &Config) -> NodeConfig {
         wal_group_bytes: log.wal_group_bytes,
         tail_bytes: log.tail_bytes,
         pending_bytes: log.pending_bytes,
+        dirty_files_max: dirty_files(::log::env::raise_open_files()),
         retention_check_interval_ms: log.retention_check_interval_ms.get(),
         ..NodeConfig::default()
     }
+}
+
+/// A part of the files that may be open: a checkpoint may hold as many again, and connections, readers and the
+/// write-ahead log need some too.
+fn dirty_files(open_max: u64) -> usize {
+    usize::try_from(open_max / 8).unwrap_or(usize::MAX).clamp(32, 16_384)
 }
 
 fn broker_config(config: &Config) -> BrokerConfig {

@@ -101,6 +101,40 @@ fn a_stop_does_not_wait_for_a_heavy_query() {
     assert!(query.join().expect("the client"), "the query was over before the stop");
 }
 
+/// Where few files may be open, many partitions are written all the same, and recovered.
+#[test]
+fn more_partitions_than_files_may_be_open() {
+    let scratch = Scratch::new("files");
+    let data = scratch.path().join("data");
+    let start = || Program::start_with_open_files(&data, 400, &[("RIVERRUN_LOG__WAL_FILE_BYTES", "4194304")]);
+    let write = |program: &Program, round: &str| {
+        let script = r#"
+import sys
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+broker, round = sys.argv[1:]
+if round == "0":
+    admin = AdminClient({"bootstrap.servers": broker})
+    for f in admin.create_topics([NewTopic("wide", 600, 1)]).values(): f.result(60)
+failed = []
+p = Producer({"bootstrap.servers": broker, "enable.idempotence": True})
+for n in range(10):
+    for i in range(600): p.produce("wide", "%s %d %d %s" % (round, n, i, "x" * 1000), partition=i, on_delivery=lambda e, m: failed.append(str(e)) if e else None)
+    assert p.flush(60) == 0 and not failed, failed[:3]
+"#;
+        python(script, &[&program.kafka.to_string(), round]);
+    };
+    let program = start();
+    write(&program, "0");
+    program.kill();
+    let program = start();
+    write(&program, "1");
+    let records = consume(program.kafka, "wide");
+    assert_eq!(records.len(), 2 * 10 * 600);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).expect("its files").count();
+    assert!(open < 400, "{open} files are open");
+}
+
 /// An idempotent producer goes on through SIGKILLs; what it was told is there is there, once, in order.
 #[test]
 fn what_is_acknowledged_survives_kills() {

@@ -55,10 +55,28 @@ impl Program {
         Self::spawn_at(data, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", &[])
     }
 
+    /// Starts with at most this many open files.
+    pub fn start_with_open_files(data: &Path, files: u32, settings: &[(&str, &str)]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), binary()]);
+        Self::run(shell, data, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", settings).ready()
+    }
+
     fn spawn_at(data: &Path, kafka: &str, postgres: &str, http: &str, settings: &[(&str, &str)]) -> Starting {
+        Self::run(Command::new(binary()), data, kafka, postgres, http, settings)
+    }
+
+    fn run(
+        mut command: Command,
+        data: &Path,
+        kafka: &str,
+        postgres: &str,
+        http: &str,
+        settings: &[(&str, &str)],
+    ) -> Starting {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).expect("log file");
-        let child = Command::new(binary())
+        let child = command
             .args(["dev", "--kafka-addr", kafka, "--pg-addr", postgres, "--http-addr", http, "--data-dir"])
             .arg(data)
             .envs(settings.iter().copied())

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "env is the one place that talks to the operating system")]
 
 mod disk;
+mod limits;
 pub mod net;
 mod simulated;
 mod simulated_disk;
@@ -22,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 pub use disk::{Disk, File, Lock, Open, read_full};
+pub use limits::raise_open_files;
 pub use net::{Listener, Stream};
 pub use simulated_disk::{Damage, SimDisk};
 

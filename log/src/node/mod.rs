@@ -55,6 +55,8 @@ pub struct NodeConfig {
     pub tail_bytes: usize,
     /// Bytes taken and not yet durable, for each shard; over it writers wait.
     pub pending_bytes: usize,
+    /// Files of segments that are open because not all of them is synced; a checkpoint may hold as many again.
+    pub dirty_files_max: usize,
     /// Time between two looks at what retention removes, in milliseconds.
     pub retention_check_interval_ms: u64,
     #[cfg(test)]
@@ -73,6 +75,7 @@ impl Default for NodeConfig {
             wal_group_bytes: 8 * 1024 * 1024,
             tail_bytes: 64 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
+            dirty_files_max: 256,
             retention_check_interval_ms: if cfg!(test) { 1_000 } else { 60_000 },
             #[cfg(test)]
             acknowledge: Acknowledge::AfterSync,
@@ -132,6 +135,7 @@ impl Node {
             group_bytes: config.wal_group_bytes,
             tail_bytes: config.tail_bytes,
             pending_bytes: config.pending_bytes,
+            dirty_files_max: config.dirty_files_max,
             #[cfg(test)]
             acknowledge: config.acknowledge,
             #[cfg(not(test))]

@@ -250,6 +250,7 @@ impl Flusher {
                 let disk = self.env.disk();
                 seal::begin(&*disk, &self.shared.handles, &run.partition, segment, run.producers.as_deref())?;
                 seal::end(&*disk, &self.shared.handles, &run.partition)?;
+                self.shared.handles.shrink()?;
             }
         }
         let disk = self.env.disk();

@@ -1,5 +1,6 @@
 //! Open files of segments: a few for readers, and those with bytes that are not synced yet, which stay open until they
-//! are, for only then is an error of writing them back told.
+//! are, for only then is an error of writing them back told. When there are too many of these, those that were written to
+//! first are synced before their time ([`Handles::shrink`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -33,12 +34,18 @@ pub(super) struct Dirty {
 /// See the module.
 pub(super) struct Handles {
     place: Place,
+    /// Files open for bytes that are not synced.
+    dirty_max: usize,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
     dirty: BTreeMap<Name, Dirty>,
+    /// The names in it, those first that came first.
+    dirty_since: VecDeque<Name>,
+    /// Time indexes that were synced before their time.
+    synced_indexes: Vec<Name>,
     /// Directories in which names have changed.
     directories: BTreeSet<PathBuf>,
     reading: BTreeMap<Name, Arc<dyn File>>,
@@ -46,8 +53,8 @@ struct Inner {
 }
 
 impl Handles {
-    pub fn new(place: Place) -> Handles {
-        Handles { place, inner: Mutex::default() }
+    pub fn new(place: Place, dirty_max: usize) -> Handles {
+        Handles { place, dirty_max, inner: Mutex::default() }
     }
 
     pub fn directory(&self, partition: TopicPartition) -> PathBuf {
@@ -89,19 +96,55 @@ impl Handles {
     /// Bytes `from..to` of a file were written and are not synced.
     pub fn written(&self, name: Name, file: Arc<dyn File>, from: u32, to: u32) {
         let mut inner = self.lock();
-        let dirty = inner.dirty.entry(name).or_insert(Dirty { file, from, to });
-        dirty.from = dirty.from.min(from);
-        dirty.to = dirty.to.max(to);
+        if let Some(dirty) = inner.dirty.get_mut(&name) {
+            dirty.from = dirty.from.min(from);
+            dirty.to = dirty.to.max(to);
+        } else {
+            inner.dirty.insert(name, Dirty { file, from, to });
+            inner.dirty_since.push_back(name);
+        }
     }
 
-    /// The files with bytes that are not synced.
-    pub fn dirty_files(&self) -> Vec<(Name, Arc<dyn File>)> {
-        self.lock().dirty.iter().map(|(name, dirty)| (*name, Arc::clone(&dirty.file))).collect()
+    /// Syncs files until few enough of them are open. Whoever writes calls it behind every file. A file that is being
+    /// synced here is still dirty to everybody else.
+    pub fn shrink(&self) -> io::Result<()> {
+        let oldest = {
+            let mut inner = self.lock();
+            let over = inner.dirty.len().saturating_sub(self.dirty_max);
+            if over == 0 {
+                return Ok(());
+            }
+            // Some more than needed, so that it is not needed again at once.
+            let count = (over + self.dirty_max / 4).min(inner.dirty_since.len());
+            let names: Vec<Name> = inner.dirty_since.drain(..count).collect();
+            names.into_iter().filter_map(|name| Some((name, inner.dirty.get(&name)?.clone()))).collect::<Vec<_>>()
+        };
+        for (name, synced) in oldest {
+            synced.file.sync_data()?;
+            let mut inner = self.lock();
+            match inner.dirty.get(&name) {
+                Some(dirty) if (dirty.from, dirty.to) == (synced.from, synced.to) => drop(inner.dirty.remove(&name)),
+                Some(_) => inner.dirty_since.push_back(name),
+                // A checkpoint has taken it meanwhile, or it is gone.
+                None => continue,
+            }
+            if name.suffix == Suffix::TimeIndex {
+                inner.synced_indexes.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments whose indexes were synced before their time.
+    pub fn take_synced_indexes(&self) -> Vec<Name> {
+        std::mem::take(&mut self.lock().synced_indexes)
     }
 
     /// Everything that is to be synced; it is the caller's from now on.
     pub fn take_dirty(&self) -> BTreeMap<Name, Dirty> {
-        std::mem::take(&mut self.lock().dirty)
+        let mut inner = self.lock();
+        inner.dirty_since.clear();
+        std::mem::take(&mut inner.dirty)
     }
 
     /// The directories to be synced, behind the files in them.
@@ -165,6 +208,8 @@ impl Handles {
     fn forget(&self, gone: impl Fn(&Name) -> bool) {
         let mut inner = self.lock();
         inner.dirty.retain(|name, _| !gone(name));
+        inner.dirty_since.retain(|name| !gone(name));
+        inner.synced_indexes.retain(|name| !gone(name));
         inner.reading.retain(|name, _| !gone(name));
         inner.order.retain(|name| !gone(name));
     }

@@ -87,6 +87,8 @@ pub(crate) struct StoreConfig {
     pub tail_bytes: usize,
     /// For each shard: bytes taken and not yet durable.
     pub pending_bytes: usize,
+    /// Files of segments that are open because not all of them is synced.
+    pub dirty_files_max: usize,
     pub acknowledge: Acknowledge,
 }
 
@@ -201,7 +203,7 @@ impl Store {
             wal: Arc::new(Wal::new(config.shards)),
             files: Arc::new(Files::new(&wal_dir, config.file_bytes, config.files_max)),
             flush: Arc::clone(&flush),
-            handles: Handles::new(Place::new(dir)),
+            handles: Handles::new(Place::new(dir), config.dirty_files_max),
             cursors: Cursors::default(),
             stable: Stable::new(),
             tail: Tail::new(config.tail_bytes),

@@ -58,7 +58,7 @@ impl Stored {
         scan.run(first_file, &mut overlay)?;
         let wal = WalSummary { first_file: first_file.max(1), groups: scan.groups, bytes: scan.bytes };
         let Overlay { partitions, batches, broken } = overlay;
-        Ok(Stored { handles: Handles::new(Place::new(data_dir)), wal, partitions, overlay: batches, broken })
+        Ok(Stored { handles: Handles::new(Place::new(data_dir), 0), wal, partitions, overlay: batches, broken })
     }
 
     pub fn partitions(&self) -> Vec<TopicPartition> {

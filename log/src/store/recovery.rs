@@ -110,6 +110,7 @@ pub(super) fn recover(env: &Env, dir: &Path, files: &Files, handles: &Handles) -
         handles,
         partitions: stood(&table, dir)?,
         waiting: Waiting::new(),
+        written: BTreeSet::new(),
         deleted: BTreeSet::new(),
         broken: BTreeMap::new(),
         damaged: BTreeSet::new(),
@@ -160,6 +161,8 @@ struct Replay<'a> {
     handles: &'a Handles,
     partitions: BTreeMap<TopicPartition, Replayed>,
     waiting: Waiting,
+    /// Segments that were written to.
+    written: BTreeSet<Name>,
     deleted: BTreeSet<TopicPartition>,
     /// Partitions with entries that do not follow on, and the first such.
     broken: BTreeMap<TopicPartition, Damage>,
@@ -278,6 +281,8 @@ impl Replay<'_> {
                 self.handles.written(name, Arc::clone(&file), *from, end);
                 rest = &rest[count..];
             }
+            self.written.insert(name);
+            self.handles.shrink()?;
         }
         Ok(())
     }
@@ -293,13 +298,16 @@ impl Replay<'_> {
                 self.handles.remove_partition(self.disk, *id)?;
             }
         }
-        for (name, file) in self.handles.dirty_files() {
+        for name in std::mem::take(&mut self.written) {
             let Some(partition) = self.partitions.get(&name.partition) else { continue };
-            let size = partition.view.segments.iter().find(|segment| segment.base == name.segment).map(|s| s.size);
-            if let Some(size) = size.map(u64::from)
-                && file.len()? > size
-            {
-                file.set_len(size)?;
+            let Some(segment) = partition.view.segments.iter().find(|segment| segment.base == name.segment) else {
+                continue;
+            };
+            let file = self.handles.for_writing(self.disk, name)?;
+            if file.len()? > u64::from(segment.size) {
+                file.set_len(u64::from(segment.size))?;
+                self.handles.written(name, file, segment.size, segment.size);
+                self.handles.shrink()?;
             }
         }
         for partition in self.partitions.values_mut() {

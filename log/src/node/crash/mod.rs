@@ -27,6 +27,7 @@ fn config(acknowledge: Acknowledge) -> NodeConfig {
         segment_bytes_max: 2500,
         tail_bytes: 3000,
         pending_bytes: 4000,
+        dirty_files_max: 3,
         acknowledge,
         ..NodeConfig::default()
     }

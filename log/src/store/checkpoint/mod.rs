@@ -130,8 +130,8 @@ impl Checkpointer {
         self.shared.flush.all().await;
         let (small, large) = self.split(self.shared.handles.take_dirty());
         let synced = large.len();
-        let indexed: Vec<Name> =
-            large.iter().map(|(name, _)| *name).filter(|name| name.suffix == Suffix::TimeIndex).collect();
+        let mut indexed = self.shared.handles.take_synced_indexes();
+        indexed.extend(large.iter().map(|(name, _)| *name).filter(|name| name.suffix == Suffix::TimeIndex));
         self.sync(large).await?;
         indexed.into_iter().for_each(|name| self.forget_index(name));
         // What the following waits for has to be written, room or not.
