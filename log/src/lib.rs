@@ -16,6 +16,7 @@ pub use cluster::access::{
     Bounds, Cluster, Committed, ConfigChanges, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic,
     TopicConfig,
 };
+pub use cluster::alter::{AlterConfig, AlterConfigOp, AlterKind};
 pub use cluster::backend::{Appended, Backend};
 pub use cluster::journal::LogJournal;
 pub use env::Env;

@@ -288,7 +288,13 @@ impl Broker {
             Request::ApiVersions(request) => self.api_versions(version, &request).into(),
             Request::CreateTopics(request) => self.create_topics(request).await.into(),
             Request::DeleteTopics(request) => self.delete_topics(version, request).await.into(),
+            Request::DeleteRecords(request) => self.delete_records(request).await.into(),
             Request::InitProducerId(request) => self.init_producer_id(request).await.into(),
+            Request::OffsetForLeaderEpoch(request) => self.offset_for_leader_epoch(request).into(),
+            Request::DescribeConfigs(request) => self.describe_configs(peer, request).into(),
+            Request::AlterConfigs(request) => self.alter_configs(request).await.into(),
+            Request::CreatePartitions(request) => self.create_partitions(request).await.into(),
+            Request::IncrementalAlterConfigs(request) => self.incremental_alter_configs(request).await.into(),
         }
     }
 }

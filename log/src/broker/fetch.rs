@@ -6,13 +6,14 @@ use bytes::Bytes;
 
 use super::Broker;
 use super::refusal::Refusal;
-use crate::cluster::access::{Bounds, Isolation};
-use crate::cluster::backend::Fetched;
+use crate::cluster::access::{Bounds, Error, Isolation};
+use crate::cluster::backend::{EpochEnd, Fetched};
 use crate::record::codec::Codec;
 use crate::record::{Batch, LeaderEpoch, Offset, TopicId, TopicPartition};
 use crate::wire::error_code::ErrorCode;
 use crate::wire::fetch::{
-    AbortedTransaction, FetchPartition, FetchRequest, FetchResponse, FetchTopic, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchPartition, FetchRequest, FetchResponse, FetchTopic,
+    FetchableTopicResponse, PartitionData,
 };
 use crate::wire::primitive::Records;
 
@@ -26,7 +27,8 @@ const SESSIONLESS: [i32; 2] = [-1, 0];
 struct Pass {
     responses: Vec<FetchableTopicResponse>,
     bytes: usize,
-    failed: bool,
+    /// Somebody must be told at once: of an error, or that what it read is not what is here.
+    urgent: bool,
     /// Where the visible part of each partition ended.
     ends: Vec<(TopicPartition, Offset)>,
     /// `bytes` and what is there but had no room: waiting does not make more of it.
@@ -58,7 +60,7 @@ impl Broker {
         loop {
             let mut pass = self.read(&request, Limits { version, isolation, bytes_left }).await;
             let rest = deadline.saturating_sub(self.env.monotonic());
-            let enough = pass.failed || pass.available >= bytes_min;
+            let enough = pass.urgent || pass.available >= bytes_min;
             if enough || rest.is_zero() || !self.wait(rest, std::mem::take(&mut pass.ends), isolation).await {
                 return FetchResponse { responses: pass.responses, ..FetchResponse::default() };
             }
@@ -85,7 +87,7 @@ impl Broker {
                     Err(code) => Err(Refusal::new(code, "")),
                 };
                 partitions.push(data.unwrap_or_else(|refusal| {
-                    pass.failed = true;
+                    pass.urgent = true;
                     PartitionData {
                         partition_index: asked.partition,
                         error_code: refusal.code.code(),
@@ -120,6 +122,13 @@ impl Broker {
         let partition = TopicPartition { topic, partition: asked.partition };
         let bounds = self.backend.bounds(partition)?;
         check_epoch(asked.current_leader_epoch, bounds.epoch)?;
+        if let Some(known) = self.diverging(partition, asked, &bounds)? {
+            pass.urgent = true;
+            let diverging_epoch = EpochEndOffset { epoch: known.epoch.0, end_offset: known.end.0 };
+            let nothing = Fetched { batches: Vec::new(), bounds, aborted: Vec::new() };
+            let data = partition_data(asked.partition, nothing, limits.isolation);
+            return Ok(PartitionData { diverging_epoch, ..data });
+        }
         let from = Offset(asked.fetch_offset);
         let bytes_max = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(limits.bytes_left);
         let mut found = if bytes_max == 0 && pass.bytes > 0 {
@@ -143,6 +152,27 @@ impl Broker {
         pass.available += if cut { size.max(bytes_max) } else { size };
         limits.bytes_left = limits.bytes_left.saturating_sub(size);
         Ok(data)
+    }
+
+    /// A reader that says in which epoch it read last is told where that ended here, if it read something else.
+    fn diverging(
+        &self,
+        partition: TopicPartition,
+        asked: &FetchPartition,
+        bounds: &Bounds,
+    ) -> Result<Option<EpochEnd>, Refusal> {
+        if asked.last_fetched_epoch < 0 {
+            return Ok(None);
+        }
+        let (start, end) = (bounds.start, bounds.high_watermark);
+        let known = self.backend.epoch_end(partition, LeaderEpoch(asked.last_fetched_epoch))?;
+        match known.filter(|_| asked.fetch_offset >= start.0) {
+            Some(known) => {
+                let diverges = known.epoch.0 < asked.last_fetched_epoch || known.end.0 < asked.fetch_offset;
+                Ok(diverges.then_some(known))
+            }
+            None => Err(Error::OutOfRange { offset: Offset(asked.fetch_offset), start, end }.into()),
+        }
     }
 }
 

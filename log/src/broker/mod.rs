@@ -6,12 +6,15 @@
 
 pub mod metrics;
 
+mod configs;
 mod connection;
+mod deletion;
 mod discovery;
 mod fetch;
 mod offsets;
 mod produce;
 mod refusal;
+mod settings;
 mod topics;
 
 #[cfg(test)]
@@ -163,6 +166,14 @@ async fn accept(mut listener: Listener, broker: Arc<Broker>, connections: Arc<Se
             drop(permit);
         });
     }
+}
+
+/// Bounds of what a client may give as time for its request, in milliseconds.
+const TIMEOUT_MS: std::ops::RangeInclusive<i32> = 1_000..=300_000;
+
+/// How long a request may take, by what it says itself.
+fn time_of(timeout_ms: i32) -> Duration {
+    Duration::from_millis(timeout_ms.clamp(*TIMEOUT_MS.start(), *TIMEOUT_MS.end()) as u64)
 }
 
 impl Broker {

@@ -1,15 +1,16 @@
-//! ListOffsets: where a partition begins, ends, and reaches a time.
+//! ListOffsets: where a partition begins, ends, and reaches a time. OffsetForLeaderEpoch: where an epoch ended.
 
 use super::Broker;
 use super::fetch::{check_epoch, visible_end};
 use super::refusal::Refusal;
 use crate::cluster::access::{Error, Isolation};
 use crate::cluster::backend::TimestampQuery;
-use crate::record::TopicPartition;
+use crate::record::{LeaderEpoch, TopicPartition};
 use crate::wire::error_code::ErrorCode;
 use crate::wire::offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
-    ListOffsetsTopicResponse, special,
+    ListOffsetsTopicResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderPartition,
+    OffsetForLeaderPartitionResult, OffsetForLeaderTopicResult, special,
 };
 
 impl Broker {
@@ -76,6 +77,51 @@ impl Broker {
                 leader_epoch: found.epoch.0,
                 ..nothing
             },
+            None => nothing,
+        })
+    }
+
+    pub(super) fn offset_for_leader_epoch(&self, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in request.topics {
+            let name = topic.topic.text();
+            let found = self.backend.topic(&name);
+            let answer = |asked: &OffsetForLeaderPartition| {
+                let result = match &found {
+                    Some(found) => {
+                        let partition = TopicPartition { topic: found.id, partition: asked.partition };
+                        self.epoch_end(partition, asked)
+                    }
+                    None => Err(Error::UnknownTopic(name.to_string()).into()),
+                };
+                result.unwrap_or_else(|refusal| OffsetForLeaderPartitionResult {
+                    partition: asked.partition,
+                    error_code: refusal.code.code(),
+                    ..OffsetForLeaderPartitionResult::default()
+                })
+            };
+            let partitions = topic.partitions.iter().map(answer).collect();
+            topics.push(OffsetForLeaderTopicResult { topic: topic.topic.clone(), partitions });
+        }
+        OffsetForLeaderEpochResponse { topics, ..OffsetForLeaderEpochResponse::default() }
+    }
+
+    /// An epoch that is not known is no error: epoch and offset are both -1.
+    fn epoch_end(
+        &self,
+        partition: TopicPartition,
+        asked: &OffsetForLeaderPartition,
+    ) -> Result<OffsetForLeaderPartitionResult, Refusal> {
+        check_epoch(asked.current_leader_epoch, self.backend.bounds(partition)?.epoch)?;
+        let nothing =
+            OffsetForLeaderPartitionResult { partition: asked.partition, ..OffsetForLeaderPartitionResult::default() };
+        if asked.leader_epoch < 0 {
+            return Ok(nothing);
+        }
+        Ok(match self.backend.epoch_end(partition, LeaderEpoch(asked.leader_epoch))? {
+            Some(found) => {
+                OffsetForLeaderPartitionResult { leader_epoch: found.epoch.0, end_offset: found.end.0, ..nothing }
+            }
             None => nothing,
         })
     }

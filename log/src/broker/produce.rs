@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Broker;
 use super::connection::{Answer, Answering};
 use super::refusal::Refusal;
 use super::topics::check_not_taken;
+use super::{Broker, time_of};
 use crate::cluster::access::{Error, Topic};
 use crate::cluster::backend::{Appended, Appending};
 use crate::cluster::config;
@@ -26,8 +26,6 @@ use crate::wire::produce::{
 const OFFLOAD_BYTES_MIN: usize = 128 << 10;
 /// The first version in which producers and consumers know zstd.
 const ZSTD_FROM: i16 = 7;
-/// Bounds of what a client may give as time for its request.
-const TIMEOUT: std::ops::RangeInclusive<i32> = 1_000..=300_000;
 
 /// The parts of a request, each queued or refused.
 struct Started {
@@ -60,7 +58,7 @@ impl Broker {
             }
             started.push(Started { name: data.name, id: data.topic_id, partitions });
         }
-        let time = Duration::from_millis(request.timeout_ms.clamp(*TIMEOUT.start(), *TIMEOUT.end()) as u64);
+        let time = time_of(request.timeout_ms);
         let broker = Arc::clone(broker);
         Box::pin(async move { broker.finish_produce(started, acks, time).await })
     }

@@ -1,24 +1,25 @@
-//! CreateTopics and DeleteTopics.
+//! CreateTopics, DeleteTopics and CreatePartitions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Broker;
+use bytes::Bytes;
+
 use super::refusal::Refusal;
+use super::settings::of_topic;
+use super::{Broker, time_of};
 use crate::cluster::access::{Error, NewTopic, Topic, TopicConfig};
-use crate::cluster::config::{self, TOPIC_CONFIGS};
+use crate::cluster::config;
 use crate::cluster::names::check_name;
+use crate::cluster::topics::check_growth;
 use crate::record::TopicId;
 use crate::wire::error_code::ErrorCode;
 use crate::wire::primitive::{Str, Uuid};
 use crate::wire::topics::{
-    CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+    CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreatePartitionsRequest, CreatePartitionsResponse,
+    CreatePartitionsTopic, CreatePartitionsTopicResult, CreateTopicsRequest, CreateTopicsResponse,
     DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
 };
-
-/// Kafka's: the topic itself said so, or it is the default.
-const SOURCE_TOPIC: i8 = 1;
-const SOURCE_DEFAULT: i8 = 5;
 
 /// Topics that consumers leave out of a pattern.
 pub(super) fn is_internal(name: &str) -> bool {
@@ -31,7 +32,7 @@ pub(super) fn is_own(name: &str) -> bool {
     name.starts_with("__riverrun_") || kafkas.contains(&name)
 }
 
-/// Whether a client may write and delete the topic.
+/// Whether a client may write, alter and delete the topic.
 pub(super) fn check_not_taken(topic: &Topic) -> Result<(), Refusal> {
     if is_own(&topic.name) {
         return Err(Refusal::new(ErrorCode::InvalidTopic, "this topic belongs to the cluster itself"));
@@ -45,7 +46,7 @@ pub(super) fn check_not_taken(topic: &Topic) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a client may delete the topic.
+/// Whether a client may grow and delete the topic: its readers have begun with the partitions there are.
 fn check_not_used(topic: &Topic) -> Result<(), Refusal> {
     match config::used_by(&topic.config) {
         Some(user) => {
@@ -58,17 +59,11 @@ fn check_not_used(topic: &Topic) -> Result<(), Refusal> {
 
 impl Broker {
     pub(super) async fn create_topics(&self, request: CreateTopicsRequest) -> CreateTopicsResponse {
-        let mut seen = BTreeSet::new();
-        let twice: BTreeSet<String> = request
-            .topics
-            .iter()
-            .map(|topic| topic.name.text().into_owned())
-            .filter(|name| !seen.insert(name.clone()))
-            .collect();
-        let time = Duration::from_millis(request.timeout_ms.clamp(1_000, 300_000) as u64);
+        let twice = named_twice(request.topics.iter().map(|topic| &topic.name));
+        let time = time_of(request.timeout_ms);
         let mut topics = Vec::with_capacity(request.topics.len());
         for asked in &request.topics {
-            let result = if twice.contains(&*asked.name.text()) {
+            let result = if twice.contains(&asked.name.0) {
                 Err(Refusal::new(ErrorCode::InvalidRequest, "the request names this topic more than once"))
             } else {
                 self.create_topic(asked, request.validate_only, time).await
@@ -146,7 +141,7 @@ impl Broker {
     pub(super) async fn delete_topics(&self, version: i16, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
         let by_name = request.topic_names.into_iter();
         let by_name = by_name.map(|name| DeleteTopicState { name: Some(name), ..DeleteTopicState::default() });
-        let time = Duration::from_millis(request.timeout_ms.clamp(1_000, 300_000) as u64);
+        let time = time_of(request.timeout_ms);
         let mut responses = Vec::new();
         for asked in request.topics.into_iter().chain(by_name) {
             let (name, result) = self.delete_topic(&asked, time).await;
@@ -188,14 +183,68 @@ impl Broker {
         };
         (name, result)
     }
+
+    /// One answer for each topic of the request.
+    pub(super) async fn create_partitions(&self, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
+        let twice = named_twice(request.topics.iter().map(|topic| &topic.name));
+        let time = time_of(request.timeout_ms);
+        let mut results = Vec::with_capacity(request.topics.len());
+        for asked in request.topics {
+            let result = if twice.contains(&asked.name.0) {
+                Err(Refusal::new(ErrorCode::InvalidRequest, "the request names this topic more than once"))
+            } else {
+                self.add_partitions(&asked, request.validate_only, time).await
+            };
+            let refusal = result.as_ref().err();
+            results.push(CreatePartitionsTopicResult {
+                name: asked.name,
+                error_code: refusal.map_or(ErrorCode::None, |refusal| refusal.code).code(),
+                error_message: refusal.and_then(Refusal::text),
+            });
+        }
+        CreatePartitionsResponse { results, ..CreatePartitionsResponse::default() }
+    }
+
+    async fn add_partitions(
+        &self,
+        asked: &CreatePartitionsTopic,
+        validate: bool,
+        time: Duration,
+    ) -> Result<(), Refusal> {
+        let unknown = || Refusal::from(Error::UnknownTopic(asked.name.text().into_owned()));
+        let topic = self.backend.topic(&asked.name.text()).ok_or_else(unknown)?;
+        check_not_taken(&topic)?;
+        check_not_used(&topic)?;
+        check_growth(&topic, asked.count)?;
+        if let Some(assignments) = &asked.assignments {
+            let (node, new) = (self.backend.node_id(), (asked.count - topic.partitions) as usize);
+            if assignments.len() != new || assignments.iter().any(|one| one.broker_ids != [node]) {
+                let message = "each new partition once, to this broker";
+                return Err(Refusal::new(ErrorCode::InvalidReplicaAssignment, message));
+            }
+        }
+        if validate {
+            return Ok(());
+        }
+        match self.env.timeout(time, self.backend.add_partitions(&topic.name, asked.count)).await {
+            Some(grown) => Ok(grown.map(drop)?),
+            None => Err(Refusal::new(ErrorCode::RequestTimedOut, "not done within the time of the request")),
+        }
+    }
+}
+
+/// Names that stand there more than once.
+fn named_twice<'a>(names: impl Iterator<Item = &'a Str>) -> BTreeSet<Bytes> {
+    let mut seen = BTreeSet::new();
+    names.map(|name| name.0.clone()).filter(|name| !seen.insert(name.clone())).collect()
 }
 
 fn created(topic: &Topic) -> CreatableTopicResult {
-    let configs = TOPIC_CONFIGS.iter().map(|spec| CreatableTopicConfigs {
-        name: Str::from(spec.name),
-        value: Some(Str::from(config::value(&topic.config, spec.name))),
-        read_only: false,
-        config_source: if topic.config.contains_key(spec.name) { SOURCE_TOPIC } else { SOURCE_DEFAULT },
+    let configs = of_topic(&topic.config).into_iter().map(|entry| CreatableTopicConfigs {
+        name: Str::from(entry.name),
+        value: Some(Str::from(entry.value())),
+        read_only: entry.read_only,
+        config_source: entry.source(),
         is_sensitive: false,
     });
     CreatableTopicResult {

@@ -25,8 +25,8 @@ pub enum Error {
     NotLeader(TopicPartition),
     #[error("topic option {name}={value:?} is not valid: {reason}")]
     InvalidConfig { name: String, value: String, reason: &'static str },
-    #[error("{asked} partitions asked for topic {topic}, possible are 1 to {limit}")]
-    InvalidPartitions { topic: String, asked: i32, limit: i32 },
+    #[error("{asked} partitions asked for topic {topic}, possible are {least} to {limit}")]
+    InvalidPartitions { topic: String, asked: i32, least: i32, limit: i32 },
     #[error("producer {producer_id} sent sequence {sequence} where {expected} comes next")]
     OutOfOrderSequence { producer_id: i64, sequence: i32, expected: i32 },
     #[error("producer {producer_id} sent epoch {epoch}, its epoch is now {current}")]
@@ -62,7 +62,7 @@ pub struct NewTopic {
 /// Kafka's topic configuration by Kafka's names (`cleanup.policy`, `retention.ms`, …); only what differs from the default.
 pub type TopicConfig = BTreeMap<String, String>;
 
-/// Options to set, and those to take back.
+/// Options to set, and those to take back to their defaults.
 pub type ConfigChanges = BTreeMap<String, Option<String>>;
 
 /// A topic as it is.
@@ -128,8 +128,9 @@ pub trait Hold: Send + Sync {
 pub trait Cluster: Send + Sync {
     /// Creates the topic; [`Error::TopicExists`] when there is one of that name.
     async fn create_topic(&self, topic: NewTopic) -> Result<Topic, Error>;
-    /// Sets options of a topic (`Some`) or takes them back (`None`); only [`super::config::USED_BY`] and
-    /// [`super::config::WRITER`] can change, any other is [`Error::InvalidConfig`].
+    /// Sets options of a topic (`Some`) or takes them back (`None`), all of them or none; returns the topic as it is when
+    /// that is in effect: what is appended afterwards is under it. [`Error::InvalidConfig`] names an option that cannot be
+    /// so.
     async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error>;
     /// Deletes a topic and its records.
     async fn delete_topic(&self, name: &str) -> Result<(), Error>;

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::access::{Bounds, Cluster, Error, Isolation, Topic};
+use super::alter::AlterConfig;
 use crate::record::{Batch, LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// What the broker's handlers ask of a node.
@@ -19,6 +20,11 @@ pub trait Backend: Cluster {
     /// This broker's id in Metadata and as leader of partitions.
     fn node_id(&self) -> i32;
     fn topic_by_id(&self, id: TopicId) -> Option<Topic>;
+    /// As [`Cluster::configure_topic`], in every way Kafka's clients have.
+    async fn alter_topic(&self, name: &str, alter: AlterConfig) -> Result<Topic, Error>;
+    /// Gives a topic more partitions, empty ones behind those it has; never fewer
+    /// ([`Error::InvalidPartitions`]). `partitions`: how many in all.
+    async fn add_partitions(&self, name: &str, partitions: i32) -> Result<Topic, Error>;
 
     /// Queues one checked batch of a client and returns as soon as its place in the order is taken (waiting for room
     /// where the queue is full). Calls made one after the other for a partition are appended in that order. The
@@ -42,6 +48,11 @@ pub trait Backend: Cluster {
 
     /// Where the partition stands.
     fn bounds(&self, partition: TopicPartition) -> Result<Bounds, Error>;
+
+    /// The largest leader epoch that is not above `epoch`, and where it ended; the present one ends at the high
+    /// watermark. An epoch older than all that is kept ended where the oldest of these begins. `None` when there is no
+    /// such epoch yet.
+    fn epoch_end(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Option<EpochEnd>, Error>;
 
     /// Returns when one of the partitions has its visible end (high watermark, or last stable offset under
     /// [`Isolation::Committed`]) above the offset beside it, or does not exist any more.
@@ -69,6 +80,13 @@ pub struct Appended {
     /// The broker's time in milliseconds, where the topic stamps records with it.
     pub log_append_time_ms: Option<i64>,
     pub log_start: Offset,
+}
+
+/// A leader epoch, and the offset behind its last record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    pub epoch: LeaderEpoch,
+    pub end: Offset,
 }
 
 /// What one raw fetch found.

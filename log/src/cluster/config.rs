@@ -1,22 +1,42 @@
-//! The options a topic may have: one table for checking, defaults and what CreateTopics answers.
+//! The options a topic may have: one table for checking, for defaults, and for what clients are told of them.
 //!
-//! Names and defaults are Kafka's; `flush`, `record.validation`, [`USED_BY`] and [`WRITER`] are ours. An option that is not listed is
-//! refused.
+//! Names and defaults are Kafka's; `flush`, `record.validation`, [`USED_BY`] and [`WRITER`] are ours. An option that is
+//! not listed is refused.
 
 use super::access::{Error, TopicConfig};
+use crate::store::config::PartitionConfig;
 
 /// One option of a topic.
 pub struct ConfigSpec {
     pub name: &'static str,
     pub default: &'static str,
+    /// The name under which a Kafka broker says the default; none for options that are ours alone.
+    pub broker_name: Option<&'static str>,
+    /// What it does, in a sentence or two.
+    pub doc: &'static str,
     kind: Kind,
 }
 
+/// What kind of value an option has, as Kafka tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    Boolean,
+    String,
+    Int,
+    Long,
+    Double,
+    List,
+}
+
 enum Kind {
-    /// An integer not below this.
-    Integer(i64),
+    /// A 32-bit integer not below this.
+    Int(i32),
+    /// A 64-bit integer not below this.
+    Long(i64),
     /// A number between 0 and 1.
     Ratio,
+    /// True or false, as far as it is one of these.
+    Flag(&'static [&'static str]),
     OneOf(&'static [&'static str]),
     /// Comma separated, each one of these, at least one.
     ListOf(&'static [&'static str]),
@@ -24,64 +44,233 @@ enum Kind {
     Text,
 }
 
-use Kind::{Integer, ListOf, OneOf, Ratio, Text};
+use Kind::{Flag, Int, ListOf, Long, OneOf, Ratio, Text};
 
 /// Who alone writes the topic, as people would name it (`view spend`); empty: everybody. Set by whoever creates the topic
-/// in process; Kafka clients can neither set it nor write or delete such a topic.
+/// in process; Kafka clients can neither set it nor write, alter or delete such a topic.
 pub const WRITER: &str = "riverrun.writer";
 
-const FLAG: Kind = OneOf(&["false", "true"]);
-const FOREVER: &str = "9223372036854775807";
-
 /// Who reads the topic, as people would name it (`table clicks`); empty: nobody known. Set in process; Kafka clients can
-/// neither set it nor delete such a topic, but write it.
+/// neither set it nor grow or delete such a topic, but write it.
 pub const USED_BY: &str = "riverrun.used_by";
 
-/// Options that may change while the topic stands.
-pub(crate) const CHANGEABLE: &[&str] = &[USED_BY, WRITER];
+/// Options that only this program sets: whatever clients do to the others, these stay.
+pub(crate) const OWN: &[&str] = &[USED_BY, WRITER];
 
-const fn spec(name: &'static str, default: &'static str, kind: Kind) -> ConfigSpec {
-    ConfigSpec { name, default, kind }
+const FOREVER: &str = "9223372036854775807";
+
+/// An option of Kafka's.
+const fn kafkas(
+    name: &'static str,
+    default: &'static str,
+    kind: Kind,
+    broker_name: &'static str,
+    doc: &'static str,
+) -> ConfigSpec {
+    ConfigSpec { name, default, broker_name: Some(broker_name), doc, kind }
+}
+
+const fn ours(name: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> ConfigSpec {
+    ConfigSpec { name, default, broker_name: None, doc, kind }
 }
 
 /// All options, by name.
 pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
-    spec("cleanup.policy", "delete", ListOf(&["compact", "delete"])),
-    // Batches are kept as their producer packed them.
-    spec("compression.type", "producer", OneOf(&["producer"])),
-    spec("delete.retention.ms", "86400000", Integer(0)),
-    spec("file.delete.delay.ms", "60000", Integer(0)),
-    // `os`: acknowledged after the write, safe against a kill, not against power loss.
-    spec("flush", "group", OneOf(&["group", "os"])),
-    spec("flush.messages", FOREVER, Integer(1)),
-    spec("flush.ms", FOREVER, Integer(0)),
-    spec("index.interval.bytes", "4096", Integer(0)),
-    spec("max.compaction.lag.ms", FOREVER, Integer(1)),
-    spec("max.message.bytes", "1048588", Integer(0)),
-    spec("message.timestamp.after.max.ms", "3600000", Integer(0)),
-    spec("message.timestamp.before.max.ms", FOREVER, Integer(0)),
-    spec("message.timestamp.type", "CreateTime", OneOf(&["CreateTime", "LogAppendTime"])),
-    spec("min.cleanable.dirty.ratio", "0.5", Ratio),
-    spec("min.compaction.lag.ms", "0", Integer(0)),
-    spec("min.insync.replicas", "1", Integer(1)),
-    spec("preallocate", "false", FLAG),
-    spec("record.validation", "full", OneOf(&["full", "header"])),
-    spec("retention.bytes", "-1", Integer(-1)),
-    spec("retention.ms", "604800000", Integer(-1)),
-    spec(USED_BY, "", Text),
-    spec(WRITER, "", Text),
-    spec("segment.bytes", "1073741824", Integer(1_048_576)),
-    spec("segment.index.bytes", "10485760", Integer(4)),
-    spec("segment.jitter.ms", "0", Integer(0)),
-    spec("segment.ms", "604800000", Integer(1)),
-    spec("unclean.leader.election.enable", "false", OneOf(&["false"])),
+    kafkas(
+        "cleanup.policy",
+        "delete",
+        ListOf(&["compact", "delete"]),
+        "log.cleanup.policy",
+        "What happens to old records: delete drops them by time and size, compact keeps the last one of each key.",
+    ),
+    kafkas(
+        "compression.type",
+        "producer",
+        OneOf(&["producer"]),
+        "compression.type",
+        "Batches are kept as their producer has packed them.",
+    ),
+    kafkas(
+        "delete.retention.ms",
+        "86400000",
+        Long(0),
+        "log.cleaner.delete.retention.ms",
+        "How long compaction keeps a tombstone for readers to see.",
+    ),
+    kafkas(
+        "file.delete.delay.ms",
+        "60000",
+        Long(0),
+        "log.segment.delete.delay.ms",
+        "How long the file of a dropped segment stays before it is removed.",
+    ),
+    ours(
+        "flush",
+        "group",
+        OneOf(&["group", "os"]),
+        "When a write is acknowledged: group waits for the disk; os does not, safe against a kill, not against power loss.",
+    ),
+    kafkas(
+        "flush.messages",
+        FOREVER,
+        Long(1),
+        "log.flush.interval.messages",
+        "Taken and without effect: see the option flush.",
+    ),
+    kafkas("flush.ms", FOREVER, Long(0), "log.flush.interval.ms", "Taken and without effect: see the option flush."),
+    kafkas(
+        "index.interval.bytes",
+        "4096",
+        Int(0),
+        "log.index.interval.bytes",
+        "So many bytes of a segment lie between two entries of its index.",
+    ),
+    kafkas(
+        "max.compaction.lag.ms",
+        FOREVER,
+        Long(1),
+        "log.cleaner.max.compaction.lag.ms",
+        "The longest time a record stays out of compaction.",
+    ),
+    kafkas(
+        "max.message.bytes",
+        "1048588",
+        Int(0),
+        "message.max.bytes",
+        "The largest batch that is taken, as it comes.",
+    ),
+    kafkas(
+        "message.timestamp.after.max.ms",
+        "3600000",
+        Long(0),
+        "log.message.timestamp.after.max.ms",
+        "How far in the future the timestamp of a record may lie. Without effect for LogAppendTime.",
+    ),
+    kafkas(
+        "message.timestamp.before.max.ms",
+        FOREVER,
+        Long(0),
+        "log.message.timestamp.before.max.ms",
+        "How far in the past the timestamp of a record may lie. Without effect for LogAppendTime.",
+    ),
+    kafkas(
+        "message.timestamp.type",
+        "CreateTime",
+        OneOf(&["CreateTime", "LogAppendTime"]),
+        "log.message.timestamp.type",
+        "Whose clock records bear: their producer's, or the broker's when it appends them.",
+    ),
+    kafkas(
+        "min.cleanable.dirty.ratio",
+        "0.5",
+        Ratio,
+        "log.cleaner.min.cleanable.ratio",
+        "Compaction works when at least this part of the log has not been through it.",
+    ),
+    kafkas(
+        "min.compaction.lag.ms",
+        "0",
+        Long(0),
+        "log.cleaner.min.compaction.lag.ms",
+        "The shortest time a record stays out of compaction.",
+    ),
+    kafkas(
+        "min.insync.replicas",
+        "1",
+        Int(1),
+        "min.insync.replicas",
+        "So many replicas must have a record before it is acknowledged to a producer that asks for all.",
+    ),
+    kafkas(
+        "preallocate",
+        "false",
+        Flag(&["false", "true"]),
+        "log.preallocate",
+        "Taken and without effect: the write-ahead log is pre-written.",
+    ),
+    ours(
+        "record.validation",
+        "full",
+        OneOf(&["full", "header"]),
+        "How far a batch is checked when it comes: every record, or the header and checksum alone.",
+    ),
+    kafkas(
+        "retention.bytes",
+        "-1",
+        Long(-1),
+        "log.retention.bytes",
+        "A partition larger than this drops its oldest segments; -1: however large.",
+    ),
+    kafkas(
+        "retention.ms",
+        "604800000",
+        Long(-1),
+        "log.retention.ms",
+        "Segments are dropped when their newest record is older than this; -1: however old.",
+    ),
+    ours(USED_BY, "", Text, "Who reads the topic, tables; empty: nobody known. Clients cannot set it."),
+    ours(WRITER, "", Text, "Who alone writes the topic, a view or a sink; empty: everybody. Clients cannot set it."),
+    kafkas(
+        "segment.bytes",
+        "1073741824",
+        Int(1_048_576),
+        "log.segment.bytes",
+        "A segment ends at about this size. Retention drops whole segments.",
+    ),
+    kafkas(
+        "segment.index.bytes",
+        "10485760",
+        Int(4),
+        "log.index.size.max.bytes",
+        "Taken and without effect: an index is as large as it must be.",
+    ),
+    kafkas(
+        "segment.jitter.ms",
+        "0",
+        Long(0),
+        "log.roll.jitter.ms",
+        "A random time up to this is taken off segment.ms, so that not all segments end at once.",
+    ),
+    kafkas(
+        "segment.ms",
+        "604800000",
+        Long(1),
+        "log.roll.ms",
+        "A segment ends after this time even when it is not full.",
+    ),
+    kafkas(
+        "unclean.leader.election.enable",
+        "false",
+        Flag(&["false"]),
+        "unclean.leader.election.enable",
+        "A replica that lacks acknowledged records never leads by itself.",
+    ),
 ];
+
+impl ConfigSpec {
+    pub fn value_type(&self) -> ValueType {
+        match self.kind {
+            Int(_) => ValueType::Int,
+            Long(_) => ValueType::Long,
+            Ratio => ValueType::Double,
+            Flag(_) => ValueType::Boolean,
+            OneOf(_) | Text => ValueType::String,
+            ListOf(_) => ValueType::List,
+        }
+    }
+}
 
 impl Kind {
     fn check(&self, value: &str) -> Result<(), &'static str> {
         match self {
-            Integer(min) => match value.parse::<i64>() {
-                Ok(number) if number >= *min => Ok(()),
+            Int(least) => match value.parse::<i64>() {
+                Ok(number) if number < i64::from(*least) => Err("it is too small"),
+                Ok(number) if number > i64::from(i32::MAX) => Err("it is too large"),
+                Ok(_) => Ok(()),
+                Err(_) => Err("it is no integer"),
+            },
+            Long(least) => match value.parse::<i64>() {
+                Ok(number) if number >= *least => Ok(()),
                 Ok(_) => Err("it is too small"),
                 Err(_) => Err("it is no integer"),
             },
@@ -89,28 +278,44 @@ impl Kind {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
                 _ => Err("it is no number between 0 and 1"),
             },
-            OneOf(values) if values.contains(&value) => Ok(()),
+            Flag(values) | OneOf(values) if values.contains(&value) => Ok(()),
             ListOf(values) if value.split(',').all(|item| values.contains(&item.trim())) => Ok(()),
-            OneOf(_) | ListOf(_) => Err("it is none of the values there are"),
+            Flag(_) | OneOf(_) | ListOf(_) => Err("it is none of the values there are"),
             Text if value.len() <= 1_000 && !value.contains(char::is_control) => Ok(()),
             Text => Err("it is no short line of text"),
         }
     }
 }
 
-/// Every option is known and has a value it can have; [`Error::InvalidConfig`] names the first that has not.
+/// The option of this name.
+pub fn spec(name: &str) -> Option<&'static ConfigSpec> {
+    TOPIC_CONFIGS.iter().find(|spec| spec.name == name)
+}
+
+/// Every option is known and has a value it can have, beside the others; [`Error::InvalidConfig`] names the first that
+/// has not.
 pub fn check(config: &TopicConfig) -> Result<(), Error> {
+    let refused = |name: &str, value: &str, reason| {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        Err(Error::InvalidConfig { name, value, reason })
+    };
     for (name, value) in config {
-        let spec = TOPIC_CONFIGS.iter().find(|spec| spec.name == name);
-        let result = spec.map_or(Err("there is no such option"), |spec| spec.kind.check(value));
-        result.map_err(|reason| Error::InvalidConfig { name: name.clone(), value: value.clone(), reason })?;
+        match spec(name).map(|spec| spec.kind.check(value)) {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => return refused(name, value, reason),
+            None => return refused(name, value, "there is no such option"),
+        }
+    }
+    let (least, most) = ("min.compaction.lag.ms", "max.compaction.lag.ms");
+    if integer(config, least) > integer(config, most) {
+        return refused(least, value(config, least), "it is larger than max.compaction.lag.ms");
     }
     Ok(())
 }
 
 /// The value of a listed option, its default where the topic says nothing.
 pub fn value<'a>(config: &'a TopicConfig, name: &str) -> &'a str {
-    let default = || TOPIC_CONFIGS.iter().find(|spec| spec.name == name).map(|spec| spec.default);
+    let default = || spec(name).map(|spec| spec.default);
     config.get(name).map(String::as_str).or_else(default).expect("callers name options of the table")
 }
 
@@ -131,7 +336,40 @@ pub fn integer(config: &TopicConfig, name: &str) -> i64 {
 
 /// Whether compaction works on the topic: its records then need keys.
 pub fn is_compacted(config: &TopicConfig) -> bool {
-    value(config, "cleanup.policy").split(',').any(|policy| policy.trim() == "compact")
+    has_policy(config, "compact")
+}
+
+/// Whether old records are deleted, by time, by size or on request.
+pub fn is_deleted(config: &TopicConfig) -> bool {
+    has_policy(config, "delete")
+}
+
+fn has_policy(config: &TopicConfig, policy: &str) -> bool {
+    value(config, "cleanup.policy").split(',').any(|item| item.trim() == policy)
+}
+
+impl PartitionConfig {
+    /// What a topic's checked configuration means for its partitions.
+    pub(crate) fn of(config: &TopicConfig) -> PartitionConfig {
+        let bytes = |name| integer(config, name).clamp(0, i64::from(i32::MAX)) as u32;
+        PartitionConfig {
+            log_append_time: value(config, "message.timestamp.type") == "LogAppendTime",
+            segment_bytes: bytes("segment.bytes"),
+            segment_ms: integer(config, "segment.ms"),
+            segment_jitter_ms: integer(config, "segment.jitter.ms"),
+            index_interval_bytes: bytes("index.interval.bytes"),
+            retention_ms: integer(config, "retention.ms"),
+            retention_bytes: integer(config, "retention.bytes"),
+            delete: is_deleted(config),
+            compact: is_compacted(config),
+            delete_retention_ms: integer(config, "delete.retention.ms"),
+            min_compaction_lag_ms: integer(config, "min.compaction.lag.ms"),
+            max_compaction_lag_ms: integer(config, "max.compaction.lag.ms"),
+            min_cleanable_dirty_ratio: value(config, "min.cleanable.dirty.ratio").parse().expect("it is checked"),
+            flush_os: value(config, "flush") == "os",
+            file_delete_delay_ms: integer(config, "file.delete.delay.ms"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,6 +388,11 @@ mod tests {
             ("retention.ms", "-2"),
             ("retention.ms", "1d"),
             ("min.cleanable.dirty.ratio", "2"),
+            ("min.cleanable.dirty.ratio", "NaN"),
+            ("segment.bytes", "1048575"),
+            ("segment.bytes", "2147483648"),
+            ("preallocate", "yes"),
+            ("unclean.leader.election.enable", "true"),
             ("compression.type", "zstd"),
             ("no.such", "1"),
         ] {
@@ -157,5 +400,78 @@ mod tests {
         }
         assert_eq!(integer(&TopicConfig::new(), "max.message.bytes"), 1_048_588);
         assert!(!is_compacted(&TopicConfig::new()));
+        assert!(is_deleted(&TopicConfig::new()));
+        let lags = |least: &str, most: &str| {
+            let options = [("min.compaction.lag.ms", least), ("max.compaction.lag.ms", most)];
+            check(&options.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        };
+        lags("5", "5").unwrap();
+        assert!(matches!(lags("6", "5"), Err(Error::InvalidConfig { .. })), "the shortest time is above the longest");
+    }
+
+    #[test]
+    fn options_are_told_with_type_and_words() {
+        for spec in TOPIC_CONFIGS {
+            assert!(spec.doc.ends_with('.') && spec.doc.len() < 200, "{}", spec.name);
+        }
+        for (name, value_type) in [
+            ("cleanup.policy", ValueType::List),
+            ("max.message.bytes", ValueType::Int),
+            ("min.cleanable.dirty.ratio", ValueType::Double),
+            ("message.timestamp.type", ValueType::String),
+            ("retention.ms", ValueType::Long),
+            ("unclean.leader.election.enable", ValueType::Boolean),
+            (WRITER, ValueType::String),
+        ] {
+            assert_eq!(spec(name).unwrap().value_type(), value_type, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_partition_is_told_what_its_topic_says() {
+        const DAY_MS: i64 = 24 * 3600 * 1000;
+        let default = PartitionConfig {
+            log_append_time: false,
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * DAY_MS,
+            segment_jitter_ms: 0,
+            index_interval_bytes: 4096,
+            retention_ms: 7 * DAY_MS,
+            retention_bytes: -1,
+            delete: true,
+            compact: false,
+            delete_retention_ms: DAY_MS,
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: i64::MAX,
+            min_cleanable_dirty_ratio: 0.5,
+            flush_os: false,
+            file_delete_delay_ms: 60_000,
+        };
+        let one = |name: &str, value: &str| {
+            let config = TopicConfig::from([(name.to_owned(), value.to_owned())]);
+            check(&config).unwrap();
+            PartitionConfig::of(&config)
+        };
+        assert_eq!(PartitionConfig::of(&TopicConfig::new()), default);
+        for (name, value, expect) in [
+            ("message.timestamp.type", "LogAppendTime", PartitionConfig { log_append_time: true, ..default }),
+            ("segment.bytes", "2147483647", PartitionConfig { segment_bytes: i32::MAX as u32, ..default }),
+            ("segment.ms", "1", PartitionConfig { segment_ms: 1, ..default }),
+            ("segment.jitter.ms", "2", PartitionConfig { segment_jitter_ms: 2, ..default }),
+            ("index.interval.bytes", "3", PartitionConfig { index_interval_bytes: 3, ..default }),
+            ("retention.ms", "-1", PartitionConfig { retention_ms: -1, ..default }),
+            ("retention.bytes", "4", PartitionConfig { retention_bytes: 4, ..default }),
+            ("cleanup.policy", "compact", PartitionConfig { delete: false, compact: true, ..default }),
+            ("cleanup.policy", "compact, delete", PartitionConfig { compact: true, ..default }),
+            ("delete.retention.ms", "5", PartitionConfig { delete_retention_ms: 5, ..default }),
+            ("min.compaction.lag.ms", "6", PartitionConfig { min_compaction_lag_ms: 6, ..default }),
+            ("max.compaction.lag.ms", "7", PartitionConfig { max_compaction_lag_ms: 7, ..default }),
+            ("min.cleanable.dirty.ratio", "0.25", PartitionConfig { min_cleanable_dirty_ratio: 0.25, ..default }),
+            ("flush", "os", PartitionConfig { flush_os: true, ..default }),
+            ("file.delete.delay.ms", "8", PartitionConfig { file_delete_delay_ms: 8, ..default }),
+            ("retention.ms", "604800000", default),
+        ] {
+            assert_eq!(one(name, value), expect, "{name}={value}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::record::{Header, NewRecord, Offset, RecordView, TopicPartition};
 pub(crate) async fn run(env: &Env, cluster: Arc<dyn Cluster>) {
     let all = &*cluster;
     topics(all).await;
+    configurations_change_while_topics_are_open(all).await;
     records_come_back_as_they_went_in(all).await;
     reads_have_bounds(all).await;
     transactions_are_whole(all).await;
@@ -79,8 +80,6 @@ async fn topics(cluster: &dyn Cluster) {
     assert_eq!(marked.config.get("riverrun.used_by").map(String::as_str), Some("table one"));
     assert_eq!(cluster.topic("topics.one"), Some(marked));
     assert_eq!(cluster.configure_topic("topics.one", change("riverrun.used_by", None)).await.unwrap(), one);
-    let other = cluster.configure_topic("topics.one", change("retention.ms", Some("1"))).await;
-    assert!(matches!(refused(other), Error::InvalidConfig { .. }));
     let unknown = cluster.configure_topic("topics.two", change("riverrun.writer", None)).await;
     assert!(matches!(refused(unknown), Error::UnknownTopic(_)));
 
@@ -97,6 +96,35 @@ async fn topics(cluster: &dyn Cluster) {
     let again = cluster.create_topic(new("topics.one", 1)).await.unwrap();
     assert_ne!(again.id, one.id, "a topic that comes again is another one");
     assert_eq!(texts(cluster, TopicPartition { topic: again.id, partition: 0 }, Isolation::Committed).await, [""; 0]);
+}
+
+async fn configurations_change_while_topics_are_open(cluster: &dyn Cluster) {
+    let change = |name: &str, value: Option<&str>| BTreeMap::from([(name.to_owned(), value.map(str::to_owned))]);
+    let at = partition(cluster, "configured").await;
+    let (log, watch) = (cluster.log(at).unwrap(), cluster.watch_topics());
+    log.append(vec![record("before")]).await.unwrap();
+    let changes = change("max.message.bytes", Some("1000"));
+    let small = cluster.configure_topic("configured", changes).await.unwrap();
+    assert_eq!(small.config, BTreeMap::from([("max.message.bytes".to_owned(), "1000".to_owned())]));
+    assert!(watch.has_changed().unwrap());
+    assert_eq!(cluster.topic("configured"), Some(small.clone()));
+    // Those who have held the partition since before are under it too.
+    let large = "x".repeat(2_000);
+    assert!(matches!(log.append(vec![record(&large)]).await, Err(Error::TooLarge { .. })));
+    let mut producer = cluster.producer("configured").await.unwrap();
+    assert!(matches!(producer.append(at, vec![record(&large)]).await, Err(Error::TooLarge { .. })));
+    producer.abort().await.unwrap();
+    let mut half = change("max.message.bytes", None);
+    half.extend(change("retention.ms", Some("x")));
+    for changes in [half, change("no.such", Some("1")), change("no.such", None)] {
+        let refused = cluster.configure_topic("configured", changes).await;
+        assert!(matches!(refused, Err(Error::InvalidConfig { .. })), "{refused:?}");
+    }
+    assert_eq!(cluster.topic("configured"), Some(small), "what is refused changes nothing");
+    let back = cluster.configure_topic("configured", change("max.message.bytes", None)).await.unwrap();
+    assert!(back.config.is_empty());
+    log.append(vec![record(&large)]).await.unwrap();
+    assert_eq!(texts(cluster, at, Isolation::Committed).await, ["before", &large]);
 }
 
 async fn records_come_back_as_they_went_in(cluster: &dyn Cluster) {

@@ -1,6 +1,7 @@
 //! The cluster: topics and their placement, and the seam through which the other packages use the log in process.
 
 pub mod access;
+pub mod alter;
 pub mod backend;
 pub mod config;
 pub mod journal;

@@ -1,6 +1,7 @@
 //! The topics that are open on this node, for everybody to look up.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -19,10 +20,21 @@ use crate::{Error, Topic, TopicConfig};
 pub(super) struct OpenTopic {
     pub topic: Topic,
     pub partitions: Vec<Arc<Partition>>,
-    pub batch_bytes_max: usize,
+    /// Shared with the topic as it is after a change of its configuration: who holds one sees the other's.
+    batch_bytes_max: Arc<AtomicUsize>,
 }
 
 impl OpenTopic {
+    fn new(topic: Topic, partitions: Vec<Arc<Partition>>) -> OpenTopic {
+        let limit = Arc::new(AtomicUsize::new(batch_bytes_max(&topic.config)));
+        OpenTopic { topic, partitions, batch_bytes_max: limit }
+    }
+
+    /// Bytes of the largest batch that is taken.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.batch_bytes_max.load(Ordering::Relaxed)
+    }
+
     /// The topic of the cluster's metadata, which stands in no list.
     pub fn metadata(partition: &Arc<Partition>) -> OpenTopic {
         let topic = Topic {
@@ -31,8 +43,17 @@ impl OpenTopic {
             partitions: 1,
             config: TopicConfig::new(),
         };
-        OpenTopic { topic, partitions: vec![Arc::clone(partition)], batch_bytes_max: BATCH_HEADER }
+        OpenTopic {
+            topic,
+            partitions: vec![Arc::clone(partition)],
+            batch_bytes_max: Arc::new(AtomicUsize::new(BATCH_HEADER)),
+        }
     }
+}
+
+/// Below the size of a header nothing fits; the builder counts from there.
+fn batch_bytes_max(config: &TopicConfig) -> usize {
+    usize::try_from(config::integer(config, "max.message.bytes")).unwrap_or(0).max(BATCH_HEADER)
 }
 
 /// See the module.
@@ -69,34 +90,50 @@ impl Directory {
         mut found: Option<&mut Found>,
         transactions: &mut Transactions,
     ) -> Result<(), Error> {
-        let stored = stored_config(&topic.config);
-        let limit = config::integer(&topic.config, "max.message.bytes");
-        // Below the size of a header nothing fits; the builder counts from there.
-        let batch_bytes_max = usize::try_from(limit).unwrap_or(0).max(BATCH_HEADER);
+        let config = PartitionConfig::of(&topic.config);
         let mut partitions = Vec::with_capacity(topic.partitions.max(0) as usize);
         for partition in 0..topic.partitions {
             let id = TopicPartition { topic: topic.id, partition };
             let replayed = found.as_mut().and_then(|found| found.take(id));
-            partitions.push(self.store.open_partition(id, self.epoch, stored, replayed, transactions).await?);
+            partitions.push(self.store.open_partition(id, self.epoch, config, replayed, transactions).await?);
         }
-        let open = Arc::new(OpenTopic { partitions, batch_bytes_max, topic });
-        let mut maps = self.write();
-        maps.by_id.insert(open.topic.id, Arc::clone(&open));
-        maps.by_name.insert(open.topic.name.clone(), open);
-        drop(maps);
-        self.version.send_modify(|version| *version += 1);
+        self.publish(OpenTopic::new(topic, partitions));
         Ok(())
     }
 
-    /// Makes known what has changed of an open topic's configuration.
-    fn change(&self, topic: Topic) {
-        let mut maps = self.write();
-        if let Some(open) = maps.by_id.get(&topic.id) {
-            let (partitions, batch_bytes_max) = (open.partitions.clone(), open.batch_bytes_max);
-            let changed = Arc::new(OpenTopic { partitions, batch_bytes_max, topic });
-            maps.by_id.insert(changed.topic.id, Arc::clone(&changed));
-            maps.by_name.insert(changed.topic.name.clone(), changed);
+    /// Puts a topic's new configuration into effect.
+    async fn configure(&self, topic: Topic) -> Result<(), Error> {
+        let open = self.by_id(topic.id).expect("a topic is configured between its opening and its closing");
+        let config = PartitionConfig::of(&topic.config);
+        for partition in &open.partitions {
+            self.store.configure(partition, config).await?;
         }
+        open.batch_bytes_max.store(batch_bytes_max(&topic.config), Ordering::Relaxed);
+        let (partitions, batch_bytes_max) = (open.partitions.clone(), Arc::clone(&open.batch_bytes_max));
+        self.publish(OpenTopic { topic, partitions, batch_bytes_max });
+        Ok(())
+    }
+
+    /// Opens the partitions that a topic has more than before.
+    async fn grow(&self, topic: Topic) -> Result<(), Error> {
+        let open = self.by_id(topic.id).expect("a topic grows between its opening and its closing");
+        let config = PartitionConfig::of(&topic.config);
+        let mut partitions = open.partitions.clone();
+        for partition in partitions.len() as i32..topic.partitions {
+            let id = TopicPartition { topic: topic.id, partition };
+            let mut none = Transactions::default();
+            partitions.push(self.store.open_partition(id, self.epoch, config, None, &mut none).await?);
+        }
+        self.publish(OpenTopic { topic, partitions, batch_bytes_max: Arc::clone(&open.batch_bytes_max) });
+        Ok(())
+    }
+
+    /// Makes a topic known, in the place of what it was.
+    fn publish(&self, open: OpenTopic) {
+        let open = Arc::new(open);
+        let mut maps = self.write();
+        maps.by_id.insert(open.topic.id, Arc::clone(&open));
+        maps.by_name.insert(open.topic.name.clone(), open);
         drop(maps);
         self.version.send_modify(|version| *version += 1);
     }
@@ -135,13 +172,13 @@ impl Directory {
         partition.map(|partition| (topic, partition)).ok_or(Error::UnknownPartition(id))
     }
 
-    /// Changes whenever a topic comes or goes.
+    /// Changes whenever a topic comes, goes or changes.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 }
 
-/// Opens and closes what the topics' machine has decided.
+/// Does what the topics' machine has decided.
 pub(super) struct TopicEffects {
     directory: Arc<Directory>,
 }
@@ -157,10 +194,8 @@ impl Effects<Effect> for TopicEffects {
     async fn run(&mut self, effect: Effect) -> Result<(), Error> {
         match effect {
             Effect::Opened(topic) => self.directory.open(topic, None, &mut Transactions::default()).await,
-            Effect::Changed(topic) => {
-                self.directory.change(topic);
-                Ok(())
-            }
+            Effect::Configured(topic) => self.directory.configure(topic).await,
+            Effect::Grown(topic) => self.directory.grow(topic).await,
             Effect::Closed(topic) => self.directory.close(&topic).await,
         }
     }
@@ -168,29 +203,5 @@ impl Effects<Effect> for TopicEffects {
 
 /// The cluster's metadata keep everything: what they say of topics is as long as the topics are many.
 pub(super) fn metadata_config() -> PartitionConfig {
-    PartitionConfig { delete: false, ..stored_config(&TopicConfig::new()) }
-}
-
-/// What a topic's options ask of the store.
-pub(super) fn stored_config(config: &TopicConfig) -> PartitionConfig {
-    let integer = |name| config::integer(config, name);
-    let bytes = |name| u32::try_from(integer(name)).unwrap_or(u32::MAX);
-    let policies: Vec<&str> = config::value(config, "cleanup.policy").split(',').map(str::trim).collect();
-    PartitionConfig {
-        log_append_time: config::value(config, "message.timestamp.type") == "LogAppendTime",
-        segment_bytes: bytes("segment.bytes"),
-        segment_ms: integer("segment.ms"),
-        segment_jitter_ms: integer("segment.jitter.ms"),
-        index_interval_bytes: bytes("index.interval.bytes"),
-        retention_ms: integer("retention.ms"),
-        retention_bytes: integer("retention.bytes"),
-        delete: policies.contains(&"delete"),
-        compact: policies.contains(&"compact"),
-        delete_retention_ms: integer("delete.retention.ms"),
-        min_compaction_lag_ms: integer("min.compaction.lag.ms"),
-        max_compaction_lag_ms: integer("max.compaction.lag.ms"),
-        min_cleanable_dirty_ratio: config::value(config, "min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
-        flush_os: config::value(config, "flush") == "os",
-        file_delete_delay_ms: integer("file.delete.delay.ms"),
-    }
+    PartitionConfig { delete: false, ..PartitionConfig::of(&TopicConfig::new()) }
 }

@@ -56,7 +56,7 @@ impl Log for LocalLog {
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<Offset, Error> {
-        let limit = self.topic.batch_bytes_max;
+        let limit = self.topic.batch_bytes_max();
         let now_ms = self.env.now_ms();
         let frame = Frame { now_ms, producer: None, transactional: false, batch_bytes_max: limit };
         let mut outcomes = Vec::new();
@@ -77,7 +77,7 @@ impl Log for LocalLog {
         if records.is_empty() {
             return Ok(at);
         }
-        let limit = self.topic.batch_bytes_max.max(TOGETHER_BYTES_MAX);
+        let limit = self.topic.batch_bytes_max().max(TOGETHER_BYTES_MAX);
         let now_ms = self.env.now_ms();
         let frame = Frame { now_ms, producer: None, transactional: false, batch_bytes_max: limit };
         let batch = Batch::build(&records, &frame).map_err(|error| too_large(error, &self.topic.topic.name, limit))?;

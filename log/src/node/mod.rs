@@ -10,6 +10,7 @@ mod local;
 pub mod offline;
 mod protocol;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use self::directory::{Directory, OpenTopic, TopicEffects};
 use self::local::LocalLog;
+use crate::cluster::alter::AlterConfig;
 use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
 use crate::env::{Env, Lock, Open, read_full};
 use crate::machine::Host;
@@ -211,21 +213,41 @@ async fn open_topics(
     let directory = Arc::new(Directory::new(Arc::clone(store), epoch));
     let effects = Box::new(TopicEffects::new(Arc::clone(&directory)));
     let topics = Host::start(env, "log-topics", quorum, Topics::default(), effects).await?;
-    let Reply::Started(standing) = topics.ask(Command::Start { epoch }).await? else {
+    let Reply::Started { topics: standing, removed } = topics.ask(Command::Start { epoch }).await? else {
         unreachable!("a start is answered as one");
     };
     for topic in standing {
         directory.open(topic, Some(&mut *found), &mut transactions).await?;
     }
-    // Topics are known before anything is written to them: what nobody knows is left of a deletion.
-    for partition in found.rest() {
-        tracing::info!(?partition, "what is left of a deleted topic is removed");
-        store.forget(partition).await?;
-    }
+    forget_removed(store, &topics, &found.rest(), &removed).await?;
     store.start_checkpoints();
     let inner =
         Inner { env: env.clone(), store: Arc::clone(store), directory, topics, producer_ids: Mutex::new((0, 0)) };
     Ok((Arc::new(inner), transactions, epoch))
+}
+
+/// Removes what is left of topics that do not stand. Of removed ones without a trace the topics need not know any more.
+async fn forget_removed(
+    store: &Store,
+    topics: &Host<Topics>,
+    left: &[TopicPartition],
+    removed: &[TopicId],
+) -> Result<(), Error> {
+    let traces: BTreeSet<TopicId> = left.iter().map(|partition| partition.topic).collect();
+    let gone: Vec<TopicId> = removed.iter().filter(|id| !traces.contains(id)).copied().collect();
+    if !gone.is_empty() {
+        topics.ask(Command::Forgotten { ids: gone }).await?;
+    }
+    for partition in left {
+        if removed.contains(&partition.topic) {
+            tracing::info!(%partition, "what is left of a deleted topic is removed");
+        } else {
+            // Topics are known before anything is written to them.
+            tracing::warn!(%partition, "what the log holds of a topic that nobody knows is removed");
+        }
+        store.forget(*partition).await?;
+    }
+    Ok(())
 }
 
 impl Inner {
@@ -239,17 +261,24 @@ impl Inner {
         }
     }
 
-    async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
-        match self.topics.ask(Command::Configure { name: name.to_owned(), changes }).await? {
+    async fn delete_topic(&self, name: &str) -> Result<(), Error> {
+        match self.topics.ask(Command::Delete { name: name.to_owned() }).await? {
+            Reply::Deleted(deleted) => deleted.map(drop),
+            _ => unreachable!("a deletion is answered as one"),
+        }
+    }
+
+    async fn alter_topic(&self, name: &str, alter: AlterConfig) -> Result<Topic, Error> {
+        match self.topics.ask(Command::Configure { name: name.to_owned(), alter }).await? {
             Reply::Configured(configured) => configured,
             _ => unreachable!("a configuration is answered as one"),
         }
     }
 
-    async fn delete_topic(&self, name: &str) -> Result<(), Error> {
-        match self.topics.ask(Command::Delete { name: name.to_owned() }).await? {
-            Reply::Deleted(deleted) => deleted.map(drop),
-            _ => unreachable!("a deletion is answered as one"),
+    async fn add_partitions(&self, name: &str, partitions: i32) -> Result<Topic, Error> {
+        match self.topics.ask(Command::AddPartitions { name: name.to_owned(), partitions }).await? {
+            Reply::PartitionsAdded(grown) => grown,
+            _ => unreachable!("growth is answered as such"),
         }
     }
 
@@ -286,7 +315,7 @@ impl Surroundings for Inner {
 
     fn topic(&self, partition: TopicPartition) -> Result<(String, usize), Error> {
         let (topic, _) = self.directory.partition(partition)?;
-        Ok((topic.topic.name.clone(), topic.batch_bytes_max))
+        Ok((topic.topic.name.clone(), topic.batch_bytes_max()))
     }
 }
 
@@ -297,14 +326,11 @@ impl Cluster for Node {
     }
 
     async fn configure_topic(&self, name: &str, changes: ConfigChanges) -> Result<Topic, Error> {
-        self.inner.configure_topic(name, changes).await
+        self.inner.alter_topic(name, changes.into()).await
     }
 
     async fn delete_topic(&self, name: &str) -> Result<(), Error> {
-        if name == txn::TOPIC {
-            let reason = "the node needs it";
-            return Err(Error::InvalidTopic { name: name.to_owned(), reason });
-        }
+        check_not_needed(name)?;
         self.inner.delete_topic(name).await
     }
 
@@ -343,6 +369,14 @@ impl Cluster for Node {
             session,
         )))
     }
+}
+
+/// The topic of the transactions' states is as the coordinator wants it.
+fn check_not_needed(name: &str) -> Result<(), Error> {
+    if name == txn::TOPIC {
+        return Err(Error::InvalidTopic { name: name.to_owned(), reason: "the node needs it as it is" });
+    }
+    Ok(())
 }
 
 fn lock_directory(env: &Env, data_dir: &Path) -> Result<Box<dyn Lock>, Error> {

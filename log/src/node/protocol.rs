@@ -8,10 +8,11 @@ use std::task::Poll;
 use async_trait::async_trait;
 use tokio::sync::futures::Notified;
 
-use super::Node;
 use super::local::visible_end;
-use crate::cluster::backend::{AbortedTransaction, Appending, Backend, Fetched, Found, TimestampQuery};
-use crate::record::{Batch, BatchError, Offset, TopicId, TopicPartition};
+use super::{Node, check_not_needed};
+use crate::cluster::alter::AlterConfig;
+use crate::cluster::backend::{AbortedTransaction, Appending, Backend, EpochEnd, Fetched, Found, TimestampQuery};
+use crate::record::{Batch, BatchError, LeaderEpoch, Offset, TopicId, TopicPartition};
 use crate::store::Batches;
 use crate::store::partition::Partition;
 use crate::txn::Surroundings;
@@ -29,6 +30,16 @@ impl Backend for Node {
 
     fn topic_by_id(&self, id: TopicId) -> Option<Topic> {
         self.inner.directory.by_id(id).map(|open| open.topic.clone())
+    }
+
+    async fn alter_topic(&self, name: &str, alter: AlterConfig) -> Result<Topic, Error> {
+        check_not_needed(name)?;
+        self.inner.alter_topic(name, alter).await
+    }
+
+    async fn add_partitions(&self, name: &str, partitions: i32) -> Result<Topic, Error> {
+        check_not_needed(name)?;
+        self.inner.add_partitions(name, partitions).await
     }
 
     async fn append_raw(&self, partition: TopicPartition, batch: Batch) -> Result<Appending, Error> {
@@ -67,6 +78,11 @@ impl Backend for Node {
 
     fn bounds(&self, partition: TopicPartition) -> Result<Bounds, Error> {
         Ok(self.inner.directory.partition(partition)?.1.bounds())
+    }
+
+    fn epoch_end(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Option<EpochEnd>, Error> {
+        let (_, partition) = self.inner.directory.partition(partition)?;
+        Ok(partition.epoch_end(epoch).map(|(epoch, end)| EpochEnd { epoch, end }))
     }
 
     async fn wait_any(&self, ends: Vec<(TopicPartition, Offset)>, isolation: Isolation) {

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Node, NodeConfig};
 use crate::cluster::backend::{Backend, TimestampQuery};
 use crate::cluster::conformance;
+use crate::cluster::topics::{Command, Reply};
 use crate::env::{Damage, SimDisk};
-use crate::{Cluster, Env, Error, Isolation, NewRecord, NewTopic, Offset, Read, TopicPartition};
+use crate::record::{LeaderEpoch, TopicId};
+use crate::{AlterConfig, Cluster, Env, Error, Isolation, NewRecord, NewTopic, Offset, Read, TopicPartition};
 
 fn dir() -> &'static Path {
     Path::new("/data")
@@ -78,6 +81,116 @@ fn what_was_acknowledged_is_there_after_a_restart() {
         node.log(a).unwrap().append(vec![record("6")]).await.unwrap();
         assert_eq!(all(&node, a, Isolation::Committed).await, ["1", "2", "3", "4", "6"]);
     });
+}
+
+#[test]
+fn topics_come_back_as_they_were_changed() {
+    let env = Env::simulated(1);
+    env.run(async {
+        let node = open(&env).await;
+        let a = topic(&node, "a").await;
+        let grown = node.add_partitions("a", 3).await.unwrap();
+        assert_eq!((grown.id, grown.partitions), (a.topic, 3));
+        let last = TopicPartition { partition: 2, ..a };
+        let stamped = [("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())].into();
+        let changed = node.alter_topic("a", AlterConfig::Replace(stamped)).await.unwrap();
+        node.log(last).unwrap().append(vec![record("1")]).await.unwrap();
+        assert!(matches!(node.add_partitions("a", 2).await, Err(Error::InvalidPartitions { .. })));
+        assert!(matches!(node.add_partitions("b", 2).await, Err(Error::UnknownTopic(_))));
+        let needed = node.alter_topic("__transaction_state", AlterConfig::Replace(Default::default())).await;
+        assert!(matches!(needed, Err(Error::InvalidTopic { .. })));
+        node.shutdown().await;
+        drop(node);
+        let node = open(&env).await;
+        assert_eq!(node.topic("a"), Some(changed));
+        assert_eq!(all(&node, last, Isolation::Committed).await, ["1"]);
+        let old = NewRecord { timestamp_ms: Some(5), ..record("2") };
+        node.log(last).unwrap().append(vec![old]).await.unwrap();
+        let found = node.fetch_raw(last, Offset(1), 1, Isolation::Uncommitted).await.unwrap();
+        assert_eq!(found.batches[0].max_timestamp_ms(), env.now_ms(), "opened with what its topic says");
+    });
+}
+
+#[test]
+fn epochs_outlive_the_files_their_records_lay_in() {
+    let env = Env::simulated(1);
+    env.run(async {
+        let config = NodeConfig { wal_file_bytes: 2000, ..NodeConfig::default() };
+        for life in 1..=3 {
+            let node = Node::open(env.clone(), dir(), config.clone()).await.unwrap();
+            let a = match node.topic("a") {
+                Some(found) => TopicPartition { topic: found.id, partition: 0 },
+                None => topic(&node, "a").await,
+            };
+            let log = node.log(a).unwrap();
+            for i in 0..10 {
+                log.append(vec![record(&format!("record number {i} of life {life}"))]).await.unwrap();
+            }
+            // Files before go, and what is needed of them is written anew.
+            log.trim(Offset(life * 10 - 5)).await.unwrap();
+            node.shutdown().await;
+        }
+        let node = Node::open(env.clone(), dir(), config).await.unwrap();
+        let a = TopicPartition { topic: node.topic("a").unwrap().id, partition: 0 };
+        let end_of = |epoch| node.epoch_end(a, LeaderEpoch(epoch)).unwrap().map(|found| (found.epoch.0, found.end.0));
+        assert_eq!(node.bounds(a).unwrap().start, Offset(25));
+        assert_eq!([1, 2, 3, 4, 5].map(end_of), [Some((1, 25)), Some((2, 25)), Some((3, 30)), Some((4, 30)), None]);
+    });
+}
+
+#[test]
+fn retention_goes_by_the_configuration_of_now() {
+    let env = Env::simulated(1);
+    env.run(async {
+        let node = open(&env).await;
+        let a = topic(&node, "a").await;
+        node.log(a).unwrap().append(vec![record("1")]).await.unwrap();
+        let start_later = async || {
+            env.sleep(Duration::from_secs(5)).await;
+            node.bounds(a).unwrap().start
+        };
+        assert_eq!(start_later().await, Offset(0));
+        let change = |value: Option<&str>| [("retention.ms".to_owned(), value.map(str::to_owned))].into();
+        node.configure_topic("a", change(Some("1000"))).await.unwrap();
+        assert_eq!(start_later().await, Offset(1));
+        node.configure_topic("a", change(None)).await.unwrap();
+        node.log(a).unwrap().append(vec![record("2")]).await.unwrap();
+        assert_eq!(start_later().await, Offset(1));
+    });
+}
+
+/// The ids of removed topics that the topics' machine still knows. The node must not be started again afterwards.
+async fn removed(node: &Node) -> Vec<TopicId> {
+    match node.inner.topics.ask(Command::Start { epoch: LeaderEpoch(1_000_000) }).await.unwrap() {
+        Reply::Started { removed, .. } => removed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_deleted_topic_is_remembered_until_nothing_is_left_of_it() {
+    for starts in [1, 2] {
+        let disk = SimDisk::new(7);
+        let env = Env::simulated(7).with_disk(Arc::new(disk.clone()));
+        env.run(async {
+            let node = open(&env).await;
+            let a = topic(&node, "a").await;
+            node.log(a).unwrap().append(vec![record("1")]).await.unwrap();
+            node.delete_topic("a").await.unwrap();
+            // The deletion is durable, that the records have gone is not yet.
+            disk.crash();
+            env.drop_tasks();
+            let mut node = open(&env).await;
+            for _ in 1..starts {
+                node.shutdown().await;
+                drop(node);
+                node = open(&env).await;
+            }
+            assert!(node.topic("a").is_none());
+            assert_eq!(removed(&node).await, if starts == 1 { vec![a.topic] } else { vec![] });
+            node.shutdown().await;
+        });
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod cold;
 #[allow(dead_code, reason = "decides; what drives it over segments is to come")]
 mod compact;
 pub(crate) mod config;
+mod epochs;
 mod flush;
 mod handles;
 #[allow(dead_code, reason = "the other way of each format is read by tests and by Kafka's tools")]
@@ -327,6 +328,13 @@ impl Store {
     /// Removes what the log held of a partition whose topic is gone.
     pub async fn forget(&self, id: TopicPartition) -> Result<(), Error> {
         self.send(id, Message::Close(id)).await
+    }
+
+    /// What is appended from now on is under this configuration, and so is what retention removes.
+    pub async fn configure(&self, partition: &Partition, mut config: PartitionConfig) -> Result<(), Error> {
+        config.segment_bytes = config.segment_bytes.min(self.segment_bytes_max);
+        partition.configure(config);
+        self.send(partition.id, Message::Configure { partition: partition.id, config: Box::new(config) }).await
     }
 
     /// Ends a partition whose topic is deleted. Its records are gone for readers at once.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use tokio::sync::Notify;
 
 use super::config::PartitionConfig;
+use super::epochs;
 use super::recovery::Damage;
 use super::segment::{Index, Segment};
 use crate::record::{Batch, LeaderEpoch, Offset, TopicPartition};
@@ -125,6 +126,21 @@ impl Partition {
 
     pub fn config(&self) -> PartitionConfig {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn configure(&self, config: PartitionConfig) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// The largest leader epoch that is not above `asked`, and where it ended, see [`epochs::end_of`]. The present one
+    /// ends at the high watermark; `None` when `asked` is above it.
+    pub fn epoch_end(&self, asked: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let view = self.read_view();
+        match asked.cmp(&self.epoch) {
+            std::cmp::Ordering::Less => Some(epochs::end_of(&view.epochs, asked, view.start, view.high_watermark)),
+            std::cmp::Ordering::Equal => Some((asked, view.high_watermark)),
+            std::cmp::Ordering::Greater => None,
+        }
     }
 
     pub fn last_stable(&self) -> Offset {

@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::checkpoint::{Captured, Standing};
+use super::config::PartitionConfig;
 use super::flush::Unflushed;
 use super::owned::{Owned, Slot};
 use super::partition::{BatchPlace, Partition};
@@ -28,6 +29,10 @@ pub(super) enum Message {
     Append(Box<Append>),
     /// The partition is this shard's from now on.
     Open(Box<Owned>),
+    Configure {
+        partition: TopicPartition,
+        config: Box<PartitionConfig>,
+    },
     /// The partition's topic is deleted.
     Close(TopicPartition),
     /// Moves the log start; answered when that is durable.
@@ -238,6 +243,12 @@ impl Shard {
             Message::Append(_) | Message::Open(_) | Message::Close(_) | Message::Trim { .. } if self.stopping => {}
             Message::Append(append) => self.append(*append, now_ms),
             Message::Open(owned) => drop(self.owned.insert(owned.partition.id, *owned)),
+            Message::Configure { partition, config } => {
+                // It may be closed already: its topic was deleted meanwhile.
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    owned.config = *config;
+                }
+            }
             Message::Close(partition) => {
                 self.owned.remove(&partition);
                 self.removed.push(partition);

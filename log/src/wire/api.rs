@@ -2,12 +2,22 @@
 
 use bytes::Bytes;
 
+use super::configs::{
+    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+};
 use super::discovery::{ApiVersionsRequest, ApiVersionsResponse, MetadataRequest, MetadataResponse};
 use super::fetch::{FetchRequest, FetchResponse};
-use super::offsets::{ListOffsetsRequest, ListOffsetsResponse};
+use super::offsets::{
+    DeleteRecordsRequest, DeleteRecordsResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse,
+};
 use super::primitive::{DecodeError, Form, Reader, Segments, Str, Wire, Writer};
 use super::produce::{InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse};
-use super::topics::{CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse};
+use super::topics::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
+    DeleteTopicsResponse,
+};
 
 macro_rules! apis {
     ($($(#[$doc:meta])* $name:ident = $key:literal,
@@ -107,8 +117,19 @@ apis! {
     ApiVersions = 18, advertised 0 to 4, served from 0, flexible from 3, ApiVersionsRequest -> ApiVersionsResponse;
     CreateTopics = 19, advertised 2 to 7, served from 2, flexible from 5, CreateTopicsRequest -> CreateTopicsResponse;
     DeleteTopics = 20, advertised 1 to 6, served from 1, flexible from 4, DeleteTopicsRequest -> DeleteTopicsResponse;
+    DeleteRecords = 21, advertised 0 to 2, served from 0, flexible from 2,
+        DeleteRecordsRequest -> DeleteRecordsResponse;
     InitProducerId = 22, advertised 0 to 5, served from 0, flexible from 2,
         InitProducerIdRequest -> InitProducerIdResponse;
+    OffsetForLeaderEpoch = 23, advertised 2 to 4, served from 2, flexible from 4,
+        OffsetForLeaderEpochRequest -> OffsetForLeaderEpochResponse;
+    DescribeConfigs = 32, advertised 1 to 4, served from 1, flexible from 4,
+        DescribeConfigsRequest -> DescribeConfigsResponse;
+    AlterConfigs = 33, advertised 0 to 2, served from 0, flexible from 2, AlterConfigsRequest -> AlterConfigsResponse;
+    CreatePartitions = 37, advertised 0 to 3, served from 0, flexible from 2,
+        CreatePartitionsRequest -> CreatePartitionsResponse;
+    IncrementalAlterConfigs = 44, advertised 0 to 1, served from 0, flexible from 1,
+        IncrementalAlterConfigsRequest -> IncrementalAlterConfigsResponse;
 }
 
 impl Api {

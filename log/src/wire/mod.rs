@@ -11,6 +11,7 @@ pub mod primitive;
 
 #[macro_use]
 mod message;
+pub mod configs;
 pub mod discovery;
 pub mod fetch;
 pub mod offsets;

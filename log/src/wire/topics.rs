@@ -1,4 +1,4 @@
-//! Topics coming and going: CreateTopics and DeleteTopics.
+//! Topics coming, going and growing: CreateTopics, DeleteTopics and CreatePartitions.
 
 use super::primitive::{Str, Uuid};
 
@@ -66,5 +66,30 @@ messages! {
         topic_id: Uuid [6..];
         error_code: i16 [0..];
         error_message: Option<Str> [5..];
+    }
+
+    CreatePartitionsRequest {
+        topics: Vec<CreatePartitionsTopic> [0..];
+        timeout_ms: i32 [0..];
+        validate_only: bool [0..];
+    }
+    CreatePartitionsTopic {
+        name: Str [0..];
+        /// How many there shall be in all.
+        count: i32 [0..];
+        /// One for each new partition; null leaves the choice to the broker.
+        assignments: Option<Vec<CreatePartitionsAssignment>> [0..];
+    }
+    CreatePartitionsAssignment {
+        broker_ids: Vec<i32> [0..];
+    }
+    CreatePartitionsResponse {
+        throttle_time_ms: i32 [0..];
+        results: Vec<CreatePartitionsTopicResult> [0..];
+    }
+    CreatePartitionsTopicResult {
+        name: Str [0..];
+        error_code: i16 [0..];
+        error_message: Option<Str> [0..];
     }
 }

@@ -1,6 +1,9 @@
 //! The broker as a client sees it, over the simulated network.
 
 mod client;
+mod configs;
+mod epochs;
+mod partitions;
 mod reads;
 mod requests;
 mod writes;
