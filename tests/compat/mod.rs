@@ -4,6 +4,7 @@
 mod hostile;
 mod http;
 mod kafka;
+mod kafka_admin;
 mod kafka_dump;
 mod postgres_wire;
 mod protected;
