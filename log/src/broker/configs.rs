@@ -221,7 +221,7 @@ fn without_own(alter: AlterConfig, now: &TopicConfig) -> Result<AlterConfig, Ref
             return Ok(());
         }
         let (name, value) = (name.to_owned(), value.to_owned());
-        Err(Refusal::from(Error::InvalidConfig { name, value, reason: "no client sets it" }))
+        Err(Refusal::from(Error::InvalidConfig { name, value, reason: "no client sets it".to_owned() }))
     };
     match alter {
         AlterConfig::Replace(mut config) => {

@@ -52,7 +52,7 @@ impl Broker {
     fn deletable(&self, name: &str) -> Result<Topic, Refusal> {
         let topic = self.backend.topic(name).ok_or_else(|| Error::UnknownTopic(name.to_owned()))?;
         check_not_taken(&topic)?;
-        if !config::is_deleted(&topic.config) {
+        if config::is_compacted(&topic.config) && !config::is_deleted(&topic.config) {
             let message = "the topic's cleanup.policy is compact alone: its records go by their keys";
             return Err(Refusal::new(ErrorCode::PolicyViolation, message));
         }

@@ -12,7 +12,7 @@ use super::{Broker, time_of};
 use crate::cluster::access::{Error, Topic};
 use crate::cluster::backend::{Appended, Appending};
 use crate::cluster::config;
-use crate::record::check::{Rules, Validation};
+use crate::record::check::{Rules, Timestamps, Validation};
 use crate::record::codec::Codec;
 use crate::record::{Batch, TopicId, TopicPartition};
 use crate::wire::error_code::ErrorCode;
@@ -88,8 +88,8 @@ impl Broker {
         }
         let empty = || Refusal::new(ErrorCode::InvalidRecord, "a request brings one batch for each partition");
         let bytes = records.filter(|bytes| !bytes.is_empty()).ok_or_else(empty)?;
-        let batch = self.check(bytes, rules(topic)).await?;
-        self.accept(version, topic, &batch)?;
+        let batch = self.check(bytes, rules(topic, self.env.now_ms())).await?;
+        accept(version, &batch)?;
         Ok(self.backend.append_raw(partition, batch).await?)
     }
 
@@ -100,32 +100,6 @@ impl Broker {
             self.env.offload(move || Batch::check(bytes, &rules)).await
         };
         Ok(batch?)
-    }
-
-    /// What a well-formed batch must be besides to be taken from a client.
-    fn accept(&self, version: i16, topic: &Topic, batch: &Batch) -> Result<(), Refusal> {
-        if batch.is_control() {
-            return Err(Refusal::new(ErrorCode::InvalidRecord, "clients write no control batches"));
-        }
-        if batch.is_transactional() {
-            return Err(Refusal::new(ErrorCode::InvalidTxnState, "transactions of Kafka clients are not served"));
-        }
-        if batch.codec()? == Codec::Zstd && version < ZSTD_FROM {
-            return Err(Refusal::new(ErrorCode::UnsupportedCompressionType, "zstd needs Produce 7 or later"));
-        }
-        if config::value(&topic.config, "message.timestamp.type") == "LogAppendTime" {
-            return Ok(());
-        }
-        let now_ms = self.env.now_ms();
-        let after_ms = config::integer(&topic.config, "message.timestamp.after.max.ms");
-        let before_ms = config::integer(&topic.config, "message.timestamp.before.max.ms");
-        if batch.max_timestamp_ms() > now_ms.saturating_add(after_ms) {
-            return Err(Refusal::new(ErrorCode::InvalidTimestamp, "a timestamp lies too far in the future"));
-        }
-        if batch.base_timestamp_ms() < now_ms.saturating_sub(before_ms) {
-            return Err(Refusal::new(ErrorCode::InvalidTimestamp, "a timestamp lies too far in the past"));
-        }
-        Ok(())
     }
 
     async fn finish_produce(&self, started: Vec<Started>, acks: i16, time: Duration) -> Answer {
@@ -175,12 +149,39 @@ impl Broker {
     }
 }
 
-fn rules(topic: &Topic) -> Rules {
+/// What a well-formed batch must be besides to be taken from a client.
+fn accept(version: i16, batch: &Batch) -> Result<(), Refusal> {
+    if batch.is_control() {
+        return Err(Refusal::new(ErrorCode::InvalidRecord, "clients write no control batches"));
+    }
+    if batch.is_transactional() {
+        return Err(Refusal::new(ErrorCode::InvalidTxnState, "transactions of Kafka clients are not served"));
+    }
+    if batch.codec()? == Codec::Zstd && version < ZSTD_FROM {
+        return Err(Refusal::new(ErrorCode::UnsupportedCompressionType, "zstd needs Produce 7 or later"));
+    }
+    Ok(())
+}
+
+fn rules(topic: &Topic, now_ms: i64) -> Rules {
     let full = config::value(&topic.config, "record.validation") == "full";
     Rules {
         validation: if full { Validation::Full } else { Validation::Header },
         batch_bytes_max: usize::try_from(config::integer(&topic.config, "max.message.bytes")).unwrap_or_default(),
         key_required: config::is_compacted(&topic.config),
+        timestamps: timestamps(topic, now_ms),
+    }
+}
+
+/// The broker's own time is always good.
+fn timestamps(topic: &Topic, now_ms: i64) -> Timestamps {
+    if config::value(&topic.config, "message.timestamp.type") == "LogAppendTime" {
+        return Timestamps::ANY;
+    }
+    let bound = |name| config::integer(&topic.config, name);
+    Timestamps {
+        least_ms: now_ms.saturating_sub(bound("message.timestamp.before.max.ms")),
+        most_ms: now_ms.saturating_add(bound("message.timestamp.after.max.ms")),
     }
 }
 

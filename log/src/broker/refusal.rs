@@ -1,6 +1,7 @@
 //! Why a request, or part of one, is refused: the one place where errors become Kafka's codes.
 
 use crate::cluster::access::Error;
+use crate::cluster::config::NO_SUCH_OPTION;
 use crate::record::BatchError;
 use crate::wire::error_code::ErrorCode;
 use crate::wire::primitive::Str;
@@ -43,7 +44,20 @@ impl From<&Error> for Refusal {
             Error::TooLarge { .. } => ErrorCode::MessageTooLarge,
             Error::Closed(_) | Error::Corrupt { .. } | Error::Io(_) => ErrorCode::KafkaStorageError,
         };
-        Refusal::new(code, error.to_string())
+        Refusal::new(code, words(error))
+    }
+}
+
+/// Options are refused in the words of Kafka's brokers: people look for these.
+fn words(error: &Error) -> String {
+    match error {
+        Error::InvalidConfig { name, reason, .. } if reason == NO_SUCH_OPTION => {
+            format!("Unknown topic config name: {name}")
+        }
+        Error::InvalidConfig { name, value, reason } => {
+            format!("Invalid value {value} for configuration {name}: {reason}")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -57,6 +71,7 @@ impl From<BatchError> for Refusal {
     fn from(error: BatchError) -> Refusal {
         let code = match error {
             BatchError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            BatchError::Timestamp { .. } => ErrorCode::InvalidTimestamp,
             BatchError::Checksum { .. } | BatchError::Decompress(_) => ErrorCode::CorruptMessage,
             BatchError::Codec(_) => ErrorCode::UnsupportedCompressionType,
             BatchError::Magic(_)
@@ -65,7 +80,7 @@ impl From<BatchError> for Refusal {
             | BatchError::Record { .. } => ErrorCode::InvalidRecord,
         };
         let record = match error {
-            BatchError::Record { index, .. } => Some(index),
+            BatchError::Record { index, .. } | BatchError::Timestamp { index, .. } => Some(index),
             _ => None,
         };
         Refusal { code, message: error.to_string(), record }

@@ -96,7 +96,7 @@ impl Broker {
         for name in [config::WRITER, config::USED_BY] {
             if let Some(value) = config.get(name) {
                 let (name, value) = (name.to_owned(), value.clone());
-                return Err(Error::InvalidConfig { name, value, reason: "no client sets it" }.into());
+                return Err(Error::InvalidConfig { name, value, reason: "no client sets it".to_owned() }.into());
             }
         }
         if validate {

@@ -24,7 +24,7 @@ pub enum Error {
     #[error("this node does not lead {0}")]
     NotLeader(TopicPartition),
     #[error("topic option {name}={value:?} is not valid: {reason}")]
-    InvalidConfig { name: String, value: String, reason: &'static str },
+    InvalidConfig { name: String, value: String, reason: String },
     #[error("{asked} partitions asked for topic {topic}, possible are {least} to {limit}")]
     InvalidPartitions { topic: String, asked: i32, least: i32, limit: i32 },
     #[error("producer {producer_id} sent sequence {sequence} where {expected} comes next")]

@@ -33,18 +33,22 @@ enum Kind {
     Int(i32),
     /// A 64-bit integer not below this.
     Long(i64),
+    /// Any 64-bit integer.
+    AnyLong,
     /// A number between 0 and 1.
     Ratio,
-    /// True or false, as far as it is one of these.
-    Flag(&'static [&'static str]),
+    /// True or false, however written.
+    Flag,
+    /// False, however written; true is Kafka's and not served.
+    OnlyFalse,
     OneOf(&'static [&'static str]),
-    /// Comma separated, each one of these, at least one.
+    /// Comma separated, each one of these; or nothing at all.
     ListOf(&'static [&'static str]),
     /// Anything, on one line.
     Text,
 }
 
-use Kind::{Flag, Int, ListOf, Long, OneOf, Ratio, Text};
+use Kind::{AnyLong, Flag, Int, ListOf, Long, OneOf, OnlyFalse, Ratio, Text};
 
 /// Who alone writes the topic, as people would name it (`view spend`); empty: everybody. Set by whoever creates the topic
 /// in process; Kafka clients can neither set it nor write, alter or delete such a topic.
@@ -56,6 +60,9 @@ pub const USED_BY: &str = "riverrun.used_by";
 
 /// Options that only this program sets: whatever clients do to the others, these stay.
 pub(crate) const OWN: &[&str] = &[USED_BY, WRITER];
+
+/// Why an option is refused that is not in the table.
+pub(crate) const NO_SUCH_OPTION: &str = "there is no such option";
 
 const FOREVER: &str = "9223372036854775807";
 
@@ -81,7 +88,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
         "delete",
         ListOf(&["compact", "delete"]),
         "log.cleanup.policy",
-        "What happens to old records: delete drops them by time and size, compact keeps the last one of each key.",
+        "What happens to old records: delete drops them by time and size, compact keeps the last of each key; nothing: they stay.",
     ),
     kafkas(
         "compression.type",
@@ -102,7 +109,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
         "60000",
         Long(0),
         "log.segment.delete.delay.ms",
-        "How long the file of a dropped segment stays before it is removed.",
+        "Taken and without effect: a file goes when recovery does not need it any more.",
     ),
     ours(
         "flush",
@@ -184,7 +191,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     kafkas(
         "preallocate",
         "false",
-        Flag(&["false", "true"]),
+        Flag,
         "log.preallocate",
         "Taken and without effect: the write-ahead log is pre-written.",
     ),
@@ -197,9 +204,9 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     kafkas(
         "retention.bytes",
         "-1",
-        Long(-1),
+        AnyLong,
         "log.retention.bytes",
-        "A partition larger than this drops its oldest segments; -1: however large.",
+        "A partition larger than this drops its oldest segments; negative: however large.",
     ),
     kafkas(
         "retention.ms",
@@ -229,7 +236,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
         "0",
         Long(0),
         "log.roll.jitter.ms",
-        "A random time up to this is taken off segment.ms, so that not all segments end at once.",
+        "Taken and without effect: nothing is synced because a segment ends.",
     ),
     kafkas(
         "segment.ms",
@@ -241,7 +248,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     kafkas(
         "unclean.leader.election.enable",
         "false",
-        Flag(&["false"]),
+        OnlyFalse,
         "unclean.leader.election.enable",
         "A replica that lacks acknowledged records never leads by itself.",
     ),
@@ -251,9 +258,9 @@ impl ConfigSpec {
     pub fn value_type(&self) -> ValueType {
         match self.kind {
             Int(_) => ValueType::Int,
-            Long(_) => ValueType::Long,
+            Long(_) | AnyLong => ValueType::Long,
             Ratio => ValueType::Double,
-            Flag(_) => ValueType::Boolean,
+            Flag | OnlyFalse => ValueType::Boolean,
             OneOf(_) | Text => ValueType::String,
             ListOf(_) => ValueType::List,
         }
@@ -261,28 +268,45 @@ impl ConfigSpec {
 }
 
 impl Kind {
-    fn check(&self, value: &str) -> Result<(), &'static str> {
+    /// What is wrong with a value, in the words of Kafka's brokers.
+    fn check(&self, value: &str) -> Result<(), String> {
+        let at_least = |number: i64, least: i64| {
+            if number < least { Err(format!("Value must be at least {least}")) } else { Ok(()) }
+        };
+        let one_of = |value: &str, values: &[&str]| {
+            let there = values.contains(&value);
+            if there { Ok(()) } else { Err(format!("String must be one of: {}", values.join(", "))) }
+        };
         match self {
-            Int(least) => match value.parse::<i64>() {
-                Ok(number) if number < i64::from(*least) => Err("it is too small"),
-                Ok(number) if number > i64::from(i32::MAX) => Err("it is too large"),
-                Ok(_) => Ok(()),
-                Err(_) => Err("it is no integer"),
+            Int(least) => match value.parse::<i32>() {
+                Ok(number) => at_least(number.into(), (*least).into()),
+                Err(_) => Err("Not a number of type INT".to_owned()),
             },
-            Long(least) => match value.parse::<i64>() {
-                Ok(number) if number >= *least => Ok(()),
-                Ok(_) => Err("it is too small"),
-                Err(_) => Err("it is no integer"),
+            Long(_) | AnyLong => match (value.parse::<i64>(), self) {
+                (Ok(number), Long(least)) => at_least(number, *least),
+                (Ok(_), _) => Ok(()),
+                (Err(_), _) => Err("Not a number of type LONG".to_owned()),
             },
             Ratio => match value.parse::<f64>() {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
-                _ => Err("it is no number between 0 and 1"),
+                Ok(number) if number < 0.0 => at_least(-1, 0),
+                Ok(number) if number > 1.0 => Err("Value must be no more than 1".to_owned()),
+                _ => Err("Not a number of type DOUBLE".to_owned()),
             },
-            Flag(values) | OneOf(values) if values.contains(&value) => Ok(()),
-            ListOf(values) if value.split(',').all(|item| values.contains(&item.trim())) => Ok(()),
-            Flag(_) | OneOf(_) | ListOf(_) => Err("it is none of the values there are"),
+            Flag | OnlyFalse if value.eq_ignore_ascii_case("false") => Ok(()),
+            Flag if value.eq_ignore_ascii_case("true") => Ok(()),
+            OnlyFalse if value.eq_ignore_ascii_case("true") => {
+                Err("a replica that lacks acknowledged records never leads by itself here".to_owned())
+            }
+            Flag | OnlyFalse => Err("Expected value to be either true or false".to_owned()),
+            OneOf(values) => one_of(value, values),
+            ListOf(_) if value.is_empty() => Ok(()),
+            ListOf(values) => value.split(',').map(str::trim).try_for_each(|item| match item {
+                "" => Err("values must not be empty".to_owned()),
+                item => one_of(item, values),
+            }),
             Text if value.len() <= 1_000 && !value.contains(char::is_control) => Ok(()),
-            Text => Err("it is no short line of text"),
+            Text => Err("it is no short line of text".to_owned()),
         }
     }
 }
@@ -300,15 +324,17 @@ pub fn check(config: &TopicConfig) -> Result<(), Error> {
         Err(Error::InvalidConfig { name, value, reason })
     };
     for (name, value) in config {
-        match spec(name).map(|spec| spec.kind.check(value)) {
+        match spec(name).map(|spec| spec.kind.check(value.trim())) {
             Some(Ok(())) => {}
             Some(Err(reason)) => return refused(name, value, reason),
-            None => return refused(name, value, "there is no such option"),
+            None => return refused(name, value, NO_SUCH_OPTION.to_owned()),
         }
     }
     let (least, most) = ("min.compaction.lag.ms", "max.compaction.lag.ms");
-    if integer(config, least) > integer(config, most) {
-        return refused(least, value(config, least), "it is larger than max.compaction.lag.ms");
+    let (least_ms, most_ms) = (integer(config, least), integer(config, most));
+    if least_ms > most_ms {
+        let reason = format!("conflict topic config setting {least} ({least_ms}) > {most} ({most_ms})");
+        return refused(least, value(config, least), reason);
     }
     Ok(())
 }
@@ -316,7 +342,7 @@ pub fn check(config: &TopicConfig) -> Result<(), Error> {
 /// The value of a listed option, its default where the topic says nothing.
 pub fn value<'a>(config: &'a TopicConfig, name: &str) -> &'a str {
     let default = || spec(name).map(|spec| spec.default);
-    config.get(name).map(String::as_str).or_else(default).expect("callers name options of the table")
+    config.get(name).map(|value| value.trim()).or_else(default).expect("callers name options of the table")
 }
 
 /// Who alone writes the topic, where that is said.
@@ -356,7 +382,6 @@ impl PartitionConfig {
             log_append_time: value(config, "message.timestamp.type") == "LogAppendTime",
             segment_bytes: bytes("segment.bytes"),
             segment_ms: integer(config, "segment.ms"),
-            segment_jitter_ms: integer(config, "segment.jitter.ms"),
             index_interval_bytes: bytes("index.interval.bytes"),
             retention_ms: integer(config, "retention.ms"),
             retention_bytes: integer(config, "retention.bytes"),
@@ -367,111 +392,9 @@ impl PartitionConfig {
             max_compaction_lag_ms: integer(config, "max.compaction.lag.ms"),
             min_cleanable_dirty_ratio: value(config, "min.cleanable.dirty.ratio").parse().expect("it is checked"),
             flush_os: value(config, "flush") == "os",
-            file_delete_delay_ms: integer(config, "file.delete.delay.ms"),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_pass_and_others_are_refused() {
-        let all = TOPIC_CONFIGS.iter().map(|spec| (spec.name.to_owned(), spec.default.to_owned())).collect();
-        check(&all).unwrap();
-        assert!(TOPIC_CONFIGS.is_sorted_by_key(|spec| spec.name));
-        let one = |name: &str, value: &str| check(&TopicConfig::from([(name.to_owned(), value.to_owned())]));
-        one("cleanup.policy", "compact,delete").unwrap();
-        for (name, value) in [
-            ("cleanup.policy", ""),
-            ("retention.ms", "-2"),
-            ("retention.ms", "1d"),
-            ("min.cleanable.dirty.ratio", "2"),
-            ("min.cleanable.dirty.ratio", "NaN"),
-            ("segment.bytes", "1048575"),
-            ("segment.bytes", "2147483648"),
-            ("preallocate", "yes"),
-            ("unclean.leader.election.enable", "true"),
-            ("compression.type", "zstd"),
-            ("no.such", "1"),
-        ] {
-            assert!(matches!(one(name, value), Err(Error::InvalidConfig { .. })), "{name}={value}");
-        }
-        assert_eq!(integer(&TopicConfig::new(), "max.message.bytes"), 1_048_588);
-        assert!(!is_compacted(&TopicConfig::new()));
-        assert!(is_deleted(&TopicConfig::new()));
-        let lags = |least: &str, most: &str| {
-            let options = [("min.compaction.lag.ms", least), ("max.compaction.lag.ms", most)];
-            check(&options.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
-        };
-        lags("5", "5").unwrap();
-        assert!(matches!(lags("6", "5"), Err(Error::InvalidConfig { .. })), "the shortest time is above the longest");
-    }
-
-    #[test]
-    fn options_are_told_with_type_and_words() {
-        for spec in TOPIC_CONFIGS {
-            assert!(spec.doc.ends_with('.') && spec.doc.len() < 200, "{}", spec.name);
-        }
-        for (name, value_type) in [
-            ("cleanup.policy", ValueType::List),
-            ("max.message.bytes", ValueType::Int),
-            ("min.cleanable.dirty.ratio", ValueType::Double),
-            ("message.timestamp.type", ValueType::String),
-            ("retention.ms", ValueType::Long),
-            ("unclean.leader.election.enable", ValueType::Boolean),
-            (WRITER, ValueType::String),
-        ] {
-            assert_eq!(spec(name).unwrap().value_type(), value_type, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_partition_is_told_what_its_topic_says() {
-        const DAY_MS: i64 = 24 * 3600 * 1000;
-        let default = PartitionConfig {
-            log_append_time: false,
-            segment_bytes: 1 << 30,
-            segment_ms: 7 * DAY_MS,
-            segment_jitter_ms: 0,
-            index_interval_bytes: 4096,
-            retention_ms: 7 * DAY_MS,
-            retention_bytes: -1,
-            delete: true,
-            compact: false,
-            delete_retention_ms: DAY_MS,
-            min_compaction_lag_ms: 0,
-            max_compaction_lag_ms: i64::MAX,
-            min_cleanable_dirty_ratio: 0.5,
-            flush_os: false,
-            file_delete_delay_ms: 60_000,
-        };
-        let one = |name: &str, value: &str| {
-            let config = TopicConfig::from([(name.to_owned(), value.to_owned())]);
-            check(&config).unwrap();
-            PartitionConfig::of(&config)
-        };
-        assert_eq!(PartitionConfig::of(&TopicConfig::new()), default);
-        for (name, value, expect) in [
-            ("message.timestamp.type", "LogAppendTime", PartitionConfig { log_append_time: true, ..default }),
-            ("segment.bytes", "2147483647", PartitionConfig { segment_bytes: i32::MAX as u32, ..default }),
-            ("segment.ms", "1", PartitionConfig { segment_ms: 1, ..default }),
-            ("segment.jitter.ms", "2", PartitionConfig { segment_jitter_ms: 2, ..default }),
-            ("index.interval.bytes", "3", PartitionConfig { index_interval_bytes: 3, ..default }),
-            ("retention.ms", "-1", PartitionConfig { retention_ms: -1, ..default }),
-            ("retention.bytes", "4", PartitionConfig { retention_bytes: 4, ..default }),
-            ("cleanup.policy", "compact", PartitionConfig { delete: false, compact: true, ..default }),
-            ("cleanup.policy", "compact, delete", PartitionConfig { compact: true, ..default }),
-            ("delete.retention.ms", "5", PartitionConfig { delete_retention_ms: 5, ..default }),
-            ("min.compaction.lag.ms", "6", PartitionConfig { min_compaction_lag_ms: 6, ..default }),
-            ("max.compaction.lag.ms", "7", PartitionConfig { max_compaction_lag_ms: 7, ..default }),
-            ("min.cleanable.dirty.ratio", "0.25", PartitionConfig { min_cleanable_dirty_ratio: 0.25, ..default }),
-            ("flush", "os", PartitionConfig { flush_os: true, ..default }),
-            ("file.delete.delay.ms", "8", PartitionConfig { file_delete_delay_ms: 8, ..default }),
-            ("retention.ms", "604800000", default),
-        ] {
-            assert_eq!(one(name, value), expect, "{name}={value}");
-        }
-    }
-}
+mod tests;

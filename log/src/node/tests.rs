@@ -1,8 +1,9 @@
 //! The node from outside: what [`Cluster`] and [`Log`] promise.
 
+mod configs;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -135,27 +136,6 @@ fn epochs_outlive_the_files_their_records_lay_in() {
         let end_of = |epoch| node.epoch_end(a, LeaderEpoch(epoch)).unwrap().map(|found| (found.epoch.0, found.end.0));
         assert_eq!(node.bounds(a).unwrap().start, Offset(25));
         assert_eq!([1, 2, 3, 4, 5].map(end_of), [Some((1, 25)), Some((2, 25)), Some((3, 30)), Some((4, 30)), None]);
-    });
-}
-
-#[test]
-fn retention_goes_by_the_configuration_of_now() {
-    let env = Env::simulated(1);
-    env.run(async {
-        let node = open(&env).await;
-        let a = topic(&node, "a").await;
-        node.log(a).unwrap().append(vec![record("1")]).await.unwrap();
-        let start_later = async || {
-            env.sleep(Duration::from_secs(5)).await;
-            node.bounds(a).unwrap().start
-        };
-        assert_eq!(start_later().await, Offset(0));
-        let change = |value: Option<&str>| [("retention.ms".to_owned(), value.map(str::to_owned))].into();
-        node.configure_topic("a", change(Some("1000"))).await.unwrap();
-        assert_eq!(start_later().await, Offset(1));
-        node.configure_topic("a", change(None)).await.unwrap();
-        node.log(a).unwrap().append(vec![record("2")]).await.unwrap();
-        assert_eq!(start_later().await, Offset(1));
     });
 }
 

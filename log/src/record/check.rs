@@ -24,7 +24,32 @@ pub struct Rules {
     pub batch_bytes_max: usize,
     /// A compacted topic takes no record without a key. Seen only by [`Validation::Full`].
     pub key_required: bool,
+    /// The timestamps a record may have, where the broker does not set them itself. A record without one may have any
+    /// place in time. [`Validation::Header`] sees the first record's and the largest.
+    pub timestamps: Timestamps,
 }
+
+/// From the first to the last of these, in milliseconds, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamps {
+    pub least_ms: i64,
+    pub most_ms: i64,
+}
+
+impl Timestamps {
+    pub const ANY: Timestamps = Timestamps { least_ms: i64::MIN, most_ms: i64::MAX };
+
+    fn check(&self, index: u32, timestamp_ms: i64) -> Result<(), BatchError> {
+        let Timestamps { least_ms, most_ms } = *self;
+        if timestamp_ms == NO_TIMESTAMP || (least_ms..=most_ms).contains(&timestamp_ms) {
+            return Ok(());
+        }
+        Err(BatchError::Timestamp { index, timestamp_ms, least_ms, most_ms })
+    }
+}
+
+/// What a record bears that has no timestamp.
+const NO_TIMESTAMP: i64 = -1;
 
 impl Batch {
     /// `bytes` as exactly one batch of a client, or what is wrong with it. Transactional and control batches pass here:
@@ -42,7 +67,11 @@ impl Batch {
         batch.check_sum()?;
         batch.check_header()?;
         match rules.validation {
-            Validation::Header => batch.check_count()?,
+            Validation::Header => {
+                batch.check_count()?;
+                rules.timestamps.check(0, batch.base_timestamp_ms())?;
+                rules.timestamps.check(batch.record_count() - 1, batch.max_timestamp_ms())?;
+            }
             Validation::Full => {
                 let max_timestamp_ms = batch.check_records(rules)?;
                 if batch.max_timestamp_ms() != max_timestamp_ms {
@@ -121,7 +150,9 @@ impl Batch {
             if each_header(records.bytes(parts.headers), |_, _| ()).is_none() {
                 return bad("its headers cannot be read");
             }
-            max_timestamp_ms = max_timestamp_ms.max(records.timestamp_ms(&parts));
+            let timestamp_ms = records.timestamp_ms(&parts);
+            rules.timestamps.check(index, timestamp_ms)?;
+            max_timestamp_ms = max_timestamp_ms.max(timestamp_ms);
         }
         if records.at_end() { Ok(max_timestamp_ms) } else { Err(BatchError::Malformed("bytes behind the last record")) }
     }

@@ -112,6 +112,10 @@ pub enum BatchError {
     Malformed(&'static str),
     #[error("record {index} of the batch: {reason}")]
     Record { index: u32, reason: &'static str },
+    #[error(
+        "record {index} of the batch: timestamp {timestamp_ms} is out of range, it should be within [{least_ms}, {most_ms}]"
+    )]
+    Timestamp { index: u32, timestamp_ms: i64, least_ms: i64, most_ms: i64 },
 }
 
 /// One record of a batch, borrowed from it (or from its decompressed form).

@@ -10,12 +10,13 @@ use proptest::prelude::*;
 
 use super::batch::Producer;
 use super::build::{Frame, Marker};
-use super::check::{Rules, Validation};
+use super::check::{Rules, Timestamps, Validation};
 use super::codec::Codec;
 use super::{Batch, BatchError, Header, LeaderEpoch, NewRecord, Offset};
 use crate::wire::tests::measured;
 
-const RULES: Rules = Rules { validation: Validation::Full, batch_bytes_max: 1 << 20, key_required: false };
+const RULES: Rules =
+    Rules { validation: Validation::Full, batch_bytes_max: 1 << 20, key_required: false, timestamps: Timestamps::ANY };
 const FRAME: Frame = Frame { now_ms: 7, producer: None, transactional: false, batch_bytes_max: 1 << 20 };
 
 fn bytes_of(batch: &Batch) -> Bytes {
@@ -303,6 +304,34 @@ fn rules_are_kept() {
     // A wrong maximum timestamp is put right.
     let put_right = check(&|b| b.set_max_timestamp(77), RULES).unwrap();
     assert_eq!(put_right, good);
+}
+
+/// Every record's own, under full validation; of the header the first's and the largest. A record may have none.
+#[test]
+fn timestamps_out_of_range_are_refused_by_record() {
+    let check = |times: [i64; 3], validation, expect: Option<u32>| {
+        let record = |timestamp_ms: &i64| NewRecord { timestamp_ms: Some(*timestamp_ms), ..NewRecord::default() };
+        let batch = Batch::build(&times.iter().map(record).collect::<Vec<_>>(), &FRAME).unwrap();
+        let rules = Rules { validation, timestamps: Timestamps { least_ms: 10, most_ms: 20 }, ..RULES };
+        let refused = match Batch::check(bytes_of(&batch), &rules) {
+            Ok(_) => None,
+            Err(BatchError::Timestamp { index, timestamp_ms, least_ms: 10, most_ms: 20 }) => {
+                Some((index, timestamp_ms))
+            }
+            Err(other) => panic!("{other:?}"),
+        };
+        assert_eq!(refused, expect.map(|index| (index, times[index as usize])), "{times:?} {validation:?}");
+    };
+    for validation in [Validation::Full, Validation::Header] {
+        check([10, 15, 20], validation, None);
+        check([15, -1, 15], validation, None);
+        check([-1, -1, -1], validation, None);
+        check([9, 15, 20], validation, Some(0));
+        check([10, 15, 21], validation, Some(2));
+        check([10, 9, 20], validation, if validation == Validation::Full { Some(1) } else { None });
+    }
+    check([10, 21, 15], Validation::Full, Some(1));
+    check([-2, 15, 15], Validation::Full, Some(0));
 }
 
 /// A count that the records do not bear out gives offsets without records.

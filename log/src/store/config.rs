@@ -2,7 +2,7 @@
 //!
 //! The table of options and their defaults stands in `cluster`, which makes one of these from it.
 
-/// Times in milliseconds, sizes in bytes; -1 in a retention: no limit.
+/// Times in milliseconds, sizes in bytes; a retention below 0: no limit.
 #[allow(dead_code, reason = "compaction and flushing are to come; they read the rest")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PartitionConfig {
@@ -10,9 +10,8 @@ pub(crate) struct PartitionConfig {
     pub log_append_time: bool,
     /// A segment ends at about this size.
     pub segment_bytes: u32,
-    /// A segment ends after this time, less a random part of the jitter.
+    /// A segment ends after this time.
     pub segment_ms: i64,
-    pub segment_jitter_ms: i64,
     pub index_interval_bytes: u32,
     pub retention_ms: i64,
     pub retention_bytes: i64,
@@ -28,7 +27,6 @@ pub(crate) struct PartitionConfig {
     pub min_cleanable_dirty_ratio: f64,
     /// Acknowledged after the write, not after the sync.
     pub flush_os: bool,
-    pub file_delete_delay_ms: i64,
 }
 
 #[cfg(test)]
@@ -39,7 +37,6 @@ impl PartitionConfig {
             log_append_time: false,
             segment_bytes: 1 << 30,
             segment_ms: 604_800_000,
-            segment_jitter_ms: 0,
             index_interval_bytes: 4096,
             retention_ms: 604_800_000,
             retention_bytes: -1,
@@ -50,7 +47,6 @@ impl PartitionConfig {
             max_compaction_lag_ms: i64::MAX,
             min_cleanable_dirty_ratio: 0.5,
             flush_os: false,
-            file_delete_delay_ms: 60_000,
         }
     }
 }

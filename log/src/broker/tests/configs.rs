@@ -184,7 +184,7 @@ fn operations_alter_what_they_name_and_nothing_else() {
             (one, &[("retention.ms", 9, Some("1"))], invalid),
             (one, &half, refused),
             (one, &[("retention.ms", operation::APPEND, Some("1"))], refused),
-            (one, &[("cleanup.policy", operation::SUBTRACT, Some("compact"))], refused),
+            (one, &[("cleanup.policy", operation::APPEND, Some("zip"))], refused),
             (one, &[("no.such", operation::SET, Some("1"))], refused),
             (one, &[("no.such", operation::DELETE, None)], refused),
             (one, &writer, refused),
@@ -274,5 +274,69 @@ fn open_partitions_follow_the_configuration() {
         assert_eq!(incremental(&mut client, one, &back, false).await, 0);
         let after = client.produce(9, &request).await;
         assert_eq!((after.error_code, after.log_append_time_ms, after.base_offset), (0, -1, 2));
+    });
+}
+
+/// Sends a record of this age to `one`; gives the code and the record that is at fault.
+async fn aged(client: &mut Client, env: &crate::Env, age_ms: i64) -> (i16, Vec<i32>) {
+    let frame = Frame { now_ms: 0, producer: None, transactional: false, batch_bytes_max: 1 << 20 };
+    let record = |timestamp_ms| NewRecord { timestamp_ms: Some(timestamp_ms), ..NewRecord::default() };
+    let now_ms = env.now_ms();
+    let sent = Batch::build(&[record(now_ms), record(now_ms - age_ms), record(now_ms)], &frame).unwrap();
+    let answer = client.produce(9, &produce_request("one", 1, &[(0, &sent)])).await;
+    (answer.error_code, answer.record_errors.iter().map(|error| error.batch_index).collect())
+}
+
+#[test]
+fn the_bounds_of_timestamps_are_those_of_now() {
+    with_broker(|fixture| async move {
+        let (mut client, env) = (fixture.client().await, fixture.env.clone());
+        let one = (resource::TOPIC, "one");
+        let refused = (ErrorCode::InvalidTimestamp.code(), vec![1]);
+        assert_eq!(aged(&mut client, &env, 100_000).await, (0, vec![]));
+        assert_eq!(aged(&mut client, &env, -3_700_000).await, refused, "an hour is the default");
+        let (before, after) = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms");
+        let narrow = [(before, operation::SET, Some("90000")), (after, operation::SET, Some("5000"))];
+        assert_eq!(incremental(&mut client, one, &narrow, false).await, 0);
+        assert_eq!(aged(&mut client, &env, 100_000).await, refused);
+        assert_eq!(aged(&mut client, &env, 80_000).await, (0, vec![]));
+        assert_eq!(aged(&mut client, &env, -8_000).await, refused);
+        let header = [("record.validation", operation::SET, Some("header"))];
+        assert_eq!(incremental(&mut client, one, &header, false).await, 0);
+        assert_eq!(aged(&mut client, &env, -8_000).await.0, refused.0, "the largest is in the header");
+        let stamp = [("message.timestamp.type", operation::SET, Some("LogAppendTime"))];
+        assert_eq!(incremental(&mut client, one, &stamp, false).await, 0);
+        assert_eq!(aged(&mut client, &env, -8_000).await, (0, vec![]));
+        assert_eq!(aged(&mut client, &env, 100_000).await, (0, vec![]));
+    });
+}
+
+#[test]
+fn options_are_refused_in_kafkas_words() {
+    with_broker(|fixture| async move {
+        let mut client = fixture.client().await;
+        for (name, value, expect) in [
+            ("retention.ms", "-2", "Invalid value -2 for configuration retention.ms: Value must be at least -1"),
+            (
+                "cleanup.policy",
+                "zip",
+                "Invalid value zip for configuration cleanup.policy: String must be one of: compact, delete",
+            ),
+            ("no.such", "1", "Unknown topic config name: no.such"),
+        ] {
+            let config = IncrementalAlterableConfig {
+                name: Str::from(name),
+                config_operation: operation::SET,
+                value: Some(Str::from(value)),
+            };
+            let resource = IncrementalAlterConfigsResource {
+                resource_type: resource::TOPIC,
+                resource_name: Str::from("one"),
+                configs: vec![config],
+            };
+            let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+            let answer: IncrementalAlterConfigsResponse = client.call(Api::IncrementalAlterConfigs, 1, &request).await;
+            assert_eq!(answer.responses[0].error_message.as_ref().unwrap().text(), expect);
+        }
     });
 }
