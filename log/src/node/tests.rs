@@ -375,3 +375,34 @@ fn deleting_a_topic_frees_its_files() {
         assert!(node.topic("a").is_none());
     });
 }
+
+/// Whoever waits for a checkpoint is told when there will be none.
+#[test]
+fn a_checkpoint_ends_whatever_fails() {
+    let mut refused = 0;
+    let kinds: [fn(u64) -> Damage; 2] =
+        [|operation| Damage::SyncFails { operation }, |operation| Damage::WriteFails { operation }];
+    for seed in 1..60 {
+        for fails in kinds {
+            let disk = SimDisk::new(seed);
+            let env = Env::simulated(seed).with_disk(Arc::new(disk.clone()));
+            env.run(async {
+                let config = NodeConfig { segment_bytes_max: 2_500, ..NodeConfig::default() };
+                let node = Node::open(env.clone(), dir(), config).await.unwrap();
+                for partition in [topic(&node, "a").await, topic(&node, "b").await] {
+                    for i in 0..20 {
+                        node.log(partition).unwrap().append(vec![record(&format!("{i:>400}"))]).await.unwrap();
+                    }
+                }
+                node.delete_topic("a").await.unwrap();
+                disk.plan(fails(disk.operations() + seed));
+                match node.checkpoint().await {
+                    Ok(()) => {}
+                    Err(Error::Closed(_)) => refused += 1,
+                    Err(other) => panic!("{other:?}"),
+                }
+            });
+        }
+    }
+    assert!(refused > 10, "only {refused} checkpoints met a failure");
+}

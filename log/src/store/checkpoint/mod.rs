@@ -88,7 +88,13 @@ impl Checkpointer {
                 },
                 () = shared.files.wanted.notified() => None,
             };
-            match self.work(request.is_some()).await {
+            let worked = tokio::select! {
+                biased;
+                // Whom this waits for may have ended.
+                () = shared.wal.stopped() => return,
+                worked = self.work(request.is_some()) => worked,
+            };
+            match worked {
                 Ok(()) => drop(request.map(|done| done.send(()))),
                 Err(End::Stopped) => return,
                 Err(End::Failed(error)) => {
