@@ -110,6 +110,9 @@ impl SimDisk {
             state.names.insert(path.clone(), Arc::new(Mutex::new(content)));
         }
         state.durable_names = state.names.clone();
+        let dirs: Vec<PathBuf> =
+            state.names.keys().flat_map(|path| path.ancestors().skip(1)).map(Path::to_owned).collect();
+        state.dirs.extend(dirs);
         state.locks.clear();
         state.damage.clear();
         state.operations = 0;
@@ -310,7 +313,10 @@ impl Disk for SimDisk {
         let state = &mut *state;
         let pending = std::mem::take(&mut state.pending_names);
         for (name, change) in pending {
-            if name.parent() == Some(path) {
+            // What lay in a directory goes with it.
+            let mut above = name.ancestors().skip(1).take_while(|above| *above != path);
+            let gone = above.any(|above| above.parent() == Some(path) && !state.dirs.contains(above));
+            if name.parent() == Some(path) || gone {
                 change.apply(name, &mut state.durable_names);
             } else {
                 state.pending_names.push((name, change));
@@ -447,6 +453,27 @@ mod tests {
         file.sync_data().unwrap();
         disk.crash();
         assert_eq!(disk.bytes(Path::new("/f")).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_lay_in_a_removed_directory_goes_with_it() {
+        let back = |synced: bool| {
+            let back = (0..32).filter(|seed| {
+                let (disk, path) = (SimDisk::new(*seed), Path::new("/a/b/f"));
+                disk.create_dir(Path::new("/a/b")).unwrap();
+                disk.open(path, Open::Create).unwrap();
+                disk.sync_dir(Path::new("/a/b")).unwrap();
+                disk.remove_dir(Path::new("/a/b")).unwrap();
+                if synced {
+                    disk.sync_dir(Path::new("/a")).unwrap();
+                }
+                disk.crash();
+                disk.bytes(path).is_some()
+            });
+            back.count()
+        };
+        assert_eq!(back(true), 0);
+        assert!((1..32).contains(&back(false)), "what is not synced may come back");
     }
 
     #[test]

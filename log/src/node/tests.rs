@@ -1,6 +1,7 @@
 //! The node from outside: what [`Cluster`] and [`Log`] promise.
 
 mod configs;
+mod deletion;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //!
 //! A failure prints its seed; `check_seed(seed, …)` runs it again, step for step.
 
+mod bounds;
 mod clients;
 mod model;
 
