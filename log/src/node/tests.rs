@@ -2,6 +2,7 @@
 
 mod configs;
 mod deletion;
+mod flush;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,9 @@
 //! A shard: the one writer of its partitions. It assigns offsets, stamps batches, checks producers and queues for the
 //! write-ahead log, with no await in between; when the log says that bytes are safe it makes them visible and answers.
 
-use std::collections::{BTreeMap, VecDeque};
+mod complete;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,12 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::checkpoint::{Captured, Standing};
 use super::config::PartitionConfig;
-use super::flush::Unflushed;
 use super::owned::{Owned, Slot};
-use super::partition::{BatchPlace, Partition};
+use super::partition::Partition;
 use super::producers::Verdict;
 use super::session::Ticket;
-use super::wal::{Item, Run};
+use super::wal::Item;
 use super::{Closer, Shared};
 use crate::env::Env;
 use crate::record::{Batch, Offset, TopicPartition};
@@ -88,6 +89,7 @@ enum Pending {
         append_time_ms: Option<i64>,
         permit: Option<OwnedSemaphorePermit>,
         durable: Option<oneshot::Sender<Result<Appended, Error>>>,
+        when: When,
     },
     Trim {
         partition: Arc<Partition>,
@@ -103,6 +105,16 @@ enum Pending {
         segment: Offset,
         done: Option<oneshot::Sender<()>>,
     },
+}
+
+/// When a batch is shown to readers and acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Durable,
+    /// `flush=os`: as soon as it is written, if all that is in front of it in its partition is shown.
+    Written,
+    /// That was done.
+    Shown,
 }
 
 /// A capture on its way: what was assigned when it was asked for, until that is durable.
@@ -310,6 +322,7 @@ impl Shard {
             self.shared.stable.begin(partition, producer.id, base_offset);
         }
         let slot = owned.take(&batch, now_ms);
+        let flush_os = owned.config.flush_os;
         owned.partition.set_end(owned.end);
         let partition = Arc::clone(&owned.partition);
         // An open transaction can wait for its end.
@@ -319,8 +332,11 @@ impl Shard {
             self.tickets.push(ticket);
         }
         let (id, segment, position) = (partition.id, slot.segment, slot.position);
-        let item = Item::Batch { partition: id, batch: batch.clone(), segment, position };
-        self.queue(item, Pending::Batch { partition, batch, slot, append_time_ms, permit, durable });
+        // What transactions wrote is shown as a whole, when their markers are durable.
+        let eager = flush_os && !batch.is_transactional() && !batch.is_control();
+        let item = Item::Batch { partition: id, batch: batch.clone(), segment, position, eager };
+        let when = if eager { When::Written } else { When::Durable };
+        self.queue(item, Pending::Batch { partition, batch, slot, append_time_ms, permit, durable, when });
     }
 
     fn trim(&mut self, partition: TopicPartition, start: Offset, done: oneshot::Sender<Result<Offset, Error>>) {
@@ -354,7 +370,7 @@ impl Shard {
         let mut done = Some(done);
         for (at, (batch, Slot { segment, position, .. })) in batches.into_iter().enumerate() {
             let done = if at == last { done.take() } else { None };
-            let item = Item::Batch { partition, batch, segment, position };
+            let item = Item::Batch { partition, batch, segment, position, eager: false };
             self.queue(item, Pending::Copied { partition, segment, done });
         }
     }
@@ -375,97 +391,6 @@ impl Shard {
         self.shared.wal.wake();
         self.answer_captures();
     }
-
-    fn complete(&mut self, runs: &[Run]) {
-        let mut moved: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
-        let mut hot = Vec::new();
-        let mut unflushed = Vec::new();
-        let mut answers = Vec::new();
-        for wal_file in runs.iter().flat_map(|run| std::iter::repeat_n(run.file, run.items)) {
-            self.completed += 1;
-            match self.pending.pop_front().expect("the log completes what was queued") {
-                Pending::Batch { partition, batch, slot, append_time_ms, permit, durable } => {
-                    let (base_offset, next) = show(&partition, &batch, slot.place(wal_file));
-                    if let Some(next) = next {
-                        moved.insert(partition.id, next);
-                        hot.push((Arc::downgrade(&partition), batch.size()));
-                        let Slot { segment, position, producers, .. } = slot;
-                        let partition = Arc::clone(&partition);
-                        unflushed.push(Unflushed { partition, batch, segment, position, producers });
-                    }
-                    drop(permit);
-                    answers.extend(durable.map(|durable| (durable, partition, base_offset, append_time_ms)));
-                }
-                Pending::Trim { partition, start, done } => {
-                    let mut view = partition.write_view();
-                    view.trim(start);
-                    let start = view.start;
-                    drop(view);
-                    partition.wake_readers();
-                    drop(done.send(Ok(start)));
-                }
-                Pending::Deleted { partition } => self.shared.flush.remove(partition),
-                Pending::Copied { partition, segment, done } => {
-                    if let Some(owned) = self.owned.get(&partition) {
-                        owned.partition.write_view().set_wal_file(segment, wal_file);
-                    }
-                    let _ = done.map(|done| done.send(()));
-                }
-            }
-        }
-        let moved: Vec<(TopicPartition, Offset)> = moved.into_iter().collect();
-        self.shared.stable.advance(&moved);
-        self.shared.flush.push(unflushed);
-        self.shared.tail.added(hot.into_iter());
-        for (durable, partition, base_offset, log_append_time_ms) in answers {
-            let log_start = partition.read_view().start;
-            drop(durable.send(Ok(Appended { base_offset, log_append_time_ms, log_start })));
-        }
-        self.answer_repeated();
-        self.answer_captures();
-    }
-
-    fn answer_captures(&mut self) {
-        while let Some(capture) = self.capturing.pop_front_if(|capture| capture.after <= self.completed) {
-            let records = capture.standing.iter().map(|standing| (standing.partition.id, standing.encode())).collect();
-            // Whoever asked may be gone: the log has stopped.
-            let _ = capture.done.send(Captured { records, removed: capture.removed });
-        }
-    }
-
-    /// What stands before a repeated batch may all be able to wait: now somebody needs it.
-    fn need_queued(&mut self) {
-        if self.repeated.is_empty() {
-            return;
-        }
-        if self.outgoing.is_empty() {
-            self.shared.wal.wake();
-        } else {
-            self.lazy = false;
-        }
-    }
-
-    fn answer_repeated(&mut self) {
-        while let Some(repeated) = self.repeated.pop_front_if(|repeated| repeated.after <= self.completed) {
-            let log_start = repeated.partition.read_view().start;
-            let base_offset = repeated.base_offset;
-            drop(repeated.durable.send(Ok(Appended { base_offset, log_append_time_ms: None, log_start })));
-        }
-    }
-}
-
-/// Makes a durable batch visible; returns its offset and the one behind it, none when the partition is gone.
-fn show(partition: &Arc<Partition>, batch: &Batch, place: BatchPlace) -> (Offset, Option<Offset>) {
-    let (base, next) = (batch.base_offset(), batch.next_offset());
-    let mut view = partition.write_view();
-    if partition.is_closed() {
-        // Its topic was deleted meanwhile; whoever closes takes away what is in the view, under this lock.
-        return (base, None);
-    }
-    assert_eq!(view.high_watermark, base, "batches become durable in the order of their offsets");
-    view.push(batch, &place);
-    view.hot.push_back(batch.clone());
-    (base, Some(next))
 }
 
 fn admit(owned: &Owned, batch: &Batch, how: &How) -> Result<Verdict, Error> {

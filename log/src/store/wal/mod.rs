@@ -8,6 +8,7 @@ pub(super) mod format;
 pub(super) mod scan;
 pub(super) mod writer;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +29,8 @@ pub(super) enum Item {
         batch: Batch,
         segment: Offset,
         position: u32,
+        /// Its shard is told when it is written, and not only when it is durable.
+        eager: bool,
     },
     LogStart {
         partition: TopicPartition,
@@ -60,7 +63,7 @@ impl Item {
             position: 0,
         };
         match self {
-            Item::Batch { partition, batch, segment, position } => EntryHeader {
+            Item::Batch { partition, batch, segment, position, .. } => EntryHeader {
                 segment: *segment,
                 position: *position,
                 ..about(Kind::Batch, *partition, batch.leader_epoch(), batch.base_offset())
@@ -116,11 +119,21 @@ struct Durable {
     some: Notify,
 }
 
-/// So many items of a shard went into this file.
+/// So many items of a shard went into this file. A run that was written is told once more when it is durable; in between
+/// no other of the shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub file: u32,
     pub items: usize,
+    pub stage: Stage,
+}
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It outlives the process, not the machine. Only told where an item is eager.
+    Written,
+    Durable,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,7 +165,7 @@ impl Wal {
         }
     }
 
-    /// What has become durable of a shard's items since the last call, in order; waits for some.
+    /// What has become of a shard's items since the last call, in order; waits for some.
     pub async fn durable(&self, shard: usize) -> Vec<Run> {
         loop {
             let runs = self.durable_now(shard);
@@ -238,11 +251,23 @@ impl Wal {
         }
     }
 
+    /// The group is written, and not synced; whether somebody was told.
+    fn written(&self, group: &[(usize, Item)], file: u32) -> bool {
+        let eager = |(shard, item): &(usize, Item)| matches!(item, Item::Batch { eager: true, .. }).then_some(*shard);
+        let shards: BTreeSet<usize> = group.iter().filter_map(eager).collect();
+        self.tell(group, file, Stage::Written, |shard| shards.contains(&shard));
+        !shards.is_empty()
+    }
+
     fn complete(&self, group: &[(usize, Item)], file: u32) {
-        for (shard, durable) in self.shards.iter().enumerate() {
+        self.tell(group, file, Stage::Durable, |_| true);
+    }
+
+    fn tell(&self, group: &[(usize, Item)], file: u32, stage: Stage, whom: impl Fn(usize) -> bool) {
+        for (shard, durable) in self.shards.iter().enumerate().filter(|(shard, _)| whom(*shard)) {
             let items = group.iter().filter(|(of, _)| *of == shard).count();
             if items > 0 {
-                lock(&durable.runs).push(Run { file, items });
+                lock(&durable.runs).push(Run { file, items, stage });
                 durable.some.notify_one();
             }
         }

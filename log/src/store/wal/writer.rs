@@ -101,6 +101,9 @@ impl Writer {
             self.wal.complete(group, file.number);
             self.env.step().await;
         }
+        if self.wal.written(group, file.number) {
+            self.env.step().await;
+        }
         file.file.sync_data()?;
         let synced = self.env.monotonic();
 
