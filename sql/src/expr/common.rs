@@ -18,10 +18,14 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::operators::quoted_type;
 use super::part::Part;
+use super::zone::AtTimeZone;
 use super::{texts, zeros};
 
 /// Functions whose arguments have one type.
 const ALIKE: &[&str] = &["coalesce", "greatest", "least", "nullif", "nvl", "ifnull"];
+
+/// Functions that put the texts of their arguments together.
+const CONCATENATES: &[&str] = &["concat", "concat_ws"];
 
 /// Runs before DataFusion's own coercion, which then finds nothing left to choose.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ impl AnalyzerRule for CommonTypes {
                 let name = names.save(&expr);
                 let expr = expr.transform_up(|expr| {
                     texts::check(&expr, &schema)?;
-                    let unified = unified(expr, &schema);
+                    let unified = unified(expr, &schema)?;
                     let (expr, changed) = zeros::told_apart(unified.data, &schema);
                     Ok(Transformed::new_transformed(expr, changed || unified.transformed))
                 })?;
@@ -75,7 +79,7 @@ fn compares(op: &Operator) -> bool {
 }
 
 /// Gives the parts of `expr` that meet one type, where it is not DataFusion's choice.
-fn unified(mut expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+fn unified(mut expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
     let changed = match &mut expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => unify(&mut [left, right], schema),
         Expr::Between(Between { expr, low, high, .. }) => unify(&mut [expr, low, high], schema),
@@ -99,32 +103,45 @@ fn unified(mut expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::ScalarFunction(ScalarFunction { func, args }) if ALIKE.contains(&func.name()) => {
             unify(&mut args.iter_mut().collect::<Vec<_>>(), schema)
         }
-        _ => return times(expr, schema),
+        Expr::ScalarFunction(ScalarFunction { func, args }) if CONCATENATES.contains(&func.name()) => {
+            args.iter_mut().fold(false, |changed, arg| shorten(arg, schema) || changed)
+        }
+        _ => return times(expr),
     };
-    Transformed::new_transformed(expr, changed)
+    Ok(Transformed::new_transformed(expr, changed))
 }
 
-/// `extract` is DataFusion's `date_part`, and `AT TIME ZONE` its cast to nanoseconds in a zone: of a time that has a zone
-/// already, PostgreSQL makes one without.
-fn times(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    match expr {
+/// `concat` writes truth values as PostgreSQL's wire does: `t`, `f`. A cast to text would write them out.
+fn shorten(arg: &mut Expr, schema: &DFSchema) -> bool {
+    if !matches!(arg.get_type(schema), Ok(DataType::Boolean)) {
+        return false;
+    }
+    let text = |text: &str| Box::new(Expr::Literal(ScalarValue::Utf8(Some(text.to_owned())), None));
+    let truth = |truth: bool| Box::new(Expr::Literal(ScalarValue::Boolean(Some(truth)), None));
+    let (expr, else_expr) = (Some(Box::new(std::mem::take(arg))), None);
+    let when_then_expr = vec![(truth(true), text("t")), (truth(false), text("f"))];
+    *arg = Expr::Case(Case { expr, when_then_expr, else_expr });
+    true
+}
+
+/// `extract` is DataFusion's `date_part`, and `AT TIME ZONE` its cast to nanoseconds in a zone.
+fn times(expr: Expr) -> DfResult<Transformed<Expr>> {
+    Ok(match expr {
         Expr::ScalarFunction(ScalarFunction { func, args })
             if func.name() == "date_part" && func.inner().downcast_ref::<Part>().is_none() =>
         {
             let func = Arc::new(ScalarUDF::from(Part::extract()));
             Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
         }
-        Expr::Cast(Cast { expr: inner, field })
-            if matches!(field.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, Some(_)))
-                && matches!(inner.get_type(schema), Ok(DataType::Timestamp(_, Some(_)))) =>
-        {
-            let zoned = Expr::Cast(Cast { expr: inner, field });
-            let local = ScalarFunction::new_udf(datafusion::functions::datetime::to_local_time(), vec![zoned]);
-            let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-            Transformed::yes(Expr::Cast(Cast::new(Box::new(Expr::ScalarFunction(local)), micros)))
-        }
+        Expr::Cast(Cast { expr: inner, field }) => match field.data_type() {
+            DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) => {
+                let func = Arc::new(ScalarUDF::from(AtTimeZone::new(zone)?));
+                Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args: vec![*inner] }))
+            }
+            _ => Transformed::no(Expr::Cast(Cast { expr: inner, field })),
+        },
         other => Transformed::no(other),
-    }
+    })
 }
 
 fn unify(exprs: &mut [&mut Expr], schema: &DFSchema) -> bool {
@@ -149,14 +166,15 @@ fn widen(exprs: &mut [&mut Expr], types: &[DataType]) -> bool {
     true
 }
 
-/// Casts quoted literals beside numbers, booleans and dates to the type of these.
+/// Casts quoted literals beside numbers, booleans, dates and times to the type of these.
 fn adopt(exprs: &mut [&mut Expr], types: &[DataType]) -> bool {
     let quoted = |expr: &Expr| matches!(expr, Expr::Literal(ScalarValue::Utf8(Some(_)), None));
     let mut others = exprs.iter().zip(types).filter(|(e, t)| !quoted(e) && !t.is_null()).map(|(_, t)| t);
     let Some(target) = others.next().cloned() else { return false };
     let one_kind = match &target {
         number if number.is_numeric() => others.all(DataType::is_numeric),
-        DataType::Boolean | DataType::Date32 => others.all(|t| *t == target),
+        DataType::Boolean | DataType::Date32 | DataType::Time64(_) => others.all(|t| *t == target),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => others.all(|t| *t == target),
         _ => false,
     };
     if !one_kind || !exprs.iter().any(|expr| quoted(expr)) {

@@ -11,6 +11,7 @@ mod context;
 mod guard;
 mod json;
 mod logarithm;
+mod merge;
 mod operators;
 mod part;
 mod patterns;
@@ -23,6 +24,7 @@ mod texts;
 mod values;
 pub mod write;
 mod zeros;
+mod zone;
 
 pub use casts::{Convert, PlainTypes, assign};
 pub use computed::{Computed, Conjunction};

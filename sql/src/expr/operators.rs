@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::expr::{Cast, Placeholder};
@@ -35,6 +35,7 @@ impl ExprPlanner for Operators {
         let (left_type, right_type) = (type_of(&left, schema)?, type_of(&right, schema)?);
         let (left, left_type) = adopt(left, left_type, &right, &right_type);
         let (right, right_type) = adopt(right, right_type, &left, &left_type);
+        let (right, right_type) = beside_time(arithmetic, right, right_type, &left_type);
         check_text(&op, &left, &left_type, &right, &right_type)?;
         if comparison {
             let left = canonical(left, &right, schema)?;
@@ -115,6 +116,17 @@ fn adopt(expr: Expr, own: Option<DataType>, other: &Expr, other_type: &Option<Da
         }
         _ => (expr, own),
     }
+}
+
+/// A quoted literal added to a time is an interval; subtracted from one, a time of the same type.
+fn beside_time(op: Option<Op>, expr: Expr, own: Option<DataType>, time: &Option<DataType>) -> (Expr, Option<DataType>) {
+    let (Some(time @ DataType::Timestamp(..)), true) = (time, is_quoted(&expr)) else { return (expr, own) };
+    let to = match op {
+        Some(Op::Add) => DataType::Interval(IntervalUnit::MonthDayNano),
+        Some(Op::Subtract) => time.clone(),
+        _ => return (expr, own),
+    };
+    (cast(expr, &to), Some(to))
 }
 
 /// The type of a quoted literal beside a value of the type `target`: a decimal keeps all digits that are written.

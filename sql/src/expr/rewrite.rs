@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     SetOperator, SetQuantifier, Spanned, TrimWhereField, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
-use super::{patterns, values};
+use super::{merge, patterns, values};
 use crate::error::{Error, Result, location_of, sqlstate};
 use crate::types::{COLUMNS_MAX, DIGITS_MAX};
 
@@ -47,6 +47,9 @@ impl VisitorMut for Rewriter {
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> Flow {
+        if let Err(error) = merge::merged(select) {
+            return ControlFlow::Break(Box::new(error));
+        }
         name_columns(select);
         ControlFlow::Continue(())
     }
@@ -105,6 +108,10 @@ impl VisitorMut for Rewriter {
             Expr::Case { conditions, else_result, .. } => {
                 conditions.iter_mut().for_each(|when| narrow(&mut when.result));
                 else_result.iter_mut().for_each(|result| narrow(result));
+            }
+            Expr::Function(Function { args: FunctionArguments::Subquery(query), name, .. }) => {
+                let error = Error::unsupported(format!("{}(SELECT …)", name.to_string().to_uppercase()));
+                return ControlFlow::Break(Box::new(error.at(location_of(query.span()))));
             }
             Expr::Function(function) => {
                 let name = function.name.to_string().to_lowercase();
@@ -245,7 +252,7 @@ fn numbered(name: &str, count: usize) -> Ident {
     Ident::with_quote('"', format!("{name}{NUMBERED}{count}"))
 }
 
-fn folded(ident: &Ident) -> String {
+pub(super) fn folded(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_lowercase(),

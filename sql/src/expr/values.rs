@@ -12,7 +12,8 @@ use super::context::characters;
 use super::rewrite::cast;
 use crate::types::ColumnType;
 
-/// Floats where one is a float; uuid, json or jsonb for the constants beside one; texts cut off without a length left.
+/// Floats where one is a float; for the constants beside a uuid, a json, a time or a truth value the type of that; texts
+/// cut off without a length left.
 pub fn of_one_kind(rows: &mut [&mut [Expr]]) {
     let width = rows.first().map_or(0, |row| row.len());
     for column in 0..width {
@@ -54,7 +55,7 @@ fn is_float(expr: &Expr) -> bool {
     }
 }
 
-/// The type of a cast where PostgreSQL's says more than Arrow's, whatever the length.
+/// The type of a cast to something else than a number or a text.
 fn named_type(expr: &Expr) -> Option<DataType> {
     let data_type = match expr {
         Expr::Cast { data_type, .. } => data_type,
@@ -63,7 +64,9 @@ fn named_type(expr: &Expr) -> Option<DataType> {
         _ => return None,
     };
     let column = ColumnType::from_sql(data_type).ok()?;
-    (column.pg_type.is_some() && column.length().is_none()).then(|| data_type.clone())
+    use arrow::datatypes::DataType::{Binary, Boolean, Date32, Time64, Timestamp};
+    let own = matches!(column.data_type, Binary | Boolean | Date32 | Time64(_) | Timestamp(..));
+    (own || column.pg_type.is_some() && column.length().is_none()).then(|| data_type.clone())
 }
 
 /// A constant that is of whatever type is wanted.

@@ -1,11 +1,12 @@
 //! `DROP`: refused while something that stays rests on the object.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ddl::{Changed, own_name};
 use super::server::Server;
 use super::topics;
-use crate::catalog::{Class, Kind};
+use crate::catalog::{Class, Kind, Object};
 use crate::error::{Error, Result, sqlstate};
 use crate::parse::{self, Drop, DropKind};
 
@@ -17,9 +18,11 @@ pub async fn drop_objects(server: &Server, drop: &Drop, database: &str) -> Resul
         DropKind::Sink => "DROP SINK",
     };
     let mut notices = Vec::new();
+    let mut found = Vec::new();
     for name in &drop.names {
         match find(server, drop.kind, name, database)? {
-            Some(object) => notices.extend(drop_object(server, &object).await?),
+            Some(object) if found.iter().any(|known: &Arc<Object>| known.id == object.id) => {}
+            Some(object) => found.push(object),
             None if drop.if_exists => {
                 let (code, what) = missing(drop.kind);
                 notices.push(Error::new(code, format!("{what} \"{name}\" does not exist, skipping")));
@@ -29,6 +32,26 @@ pub async fn drop_objects(server: &Server, drop: &Drop, database: &str) -> Resul
                 return Err(Error::new(code, format!("{what} \"{name}\" does not exist")).at(name.location));
             }
         }
+    }
+    // Nothing goes where one of them cannot.
+    let objects = server.catalog.objects();
+    let all: BTreeSet<_> = found.iter().flat_map(|object| objects.drop_set(object)).collect();
+    for object in &found {
+        let set = objects.drop_set(object);
+        if set.iter().any(|id| objects.dependents(*id).any(|dependent| !all.contains(&dependent.id))) {
+            // Says by whom it is needed.
+            server.catalog.drop(set).await?;
+        }
+    }
+    // What rests on another goes before it.
+    let mut left = found;
+    while let Some(at) = left.iter().position(|object| {
+        let set = objects.drop_set(object);
+        let others = |id| left.iter().any(|other| other.id == id && other.id != object.id);
+        !set.iter().any(|id| objects.dependents(*id).any(|d| !set.contains(&d.id) && others(d.id)))
+    }) {
+        let object = left.remove(at);
+        notices.extend(drop_object(server, &object).await?);
     }
     Ok((tag, notices))
 }
