@@ -46,6 +46,9 @@ pub struct Log {
     pub tail_bytes: usize,
     pub pending_bytes: usize,
     pub retention_check_interval_ms: NonZeroU64,
+    pub compact_map_bytes: usize,
+    pub compact_bytes_per_second: u64,
+    pub compact_check_interval_ms: NonZeroU64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

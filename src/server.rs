@@ -208,6 +208,9 @@ fn node_config(config: &Config) -> NodeConfig {
         pending_bytes: log.pending_bytes,
         dirty_files_max: dirty_files(::log::env::raise_open_files()),
         retention_check_interval_ms: log.retention_check_interval_ms.get(),
+        compact_map_bytes: log.compact_map_bytes,
+        compact_bytes_per_second: log.compact_bytes_per_second,
+        compact_check_interval_ms: log.compact_check_interval_ms.get(),
         ..NodeConfig::default()
     }
 }

@@ -97,11 +97,10 @@ impl Log for LocalLog {
             }
             return Ok(Read { batches: Vec::new(), next: from, bounds });
         }
-        let Batches { batches, next } = self.store.read(&self.partition, from, end, bytes_max).await?;
-        let aborted = match isolation {
-            Isolation::Committed => self.partition.read_aborted(from, next),
-            Isolation::Uncommitted => Vec::new(),
-        };
+        let Batches { batches, next, mut aborted } = self.store.read(&self.partition, from, end, bytes_max).await?;
+        if isolation == Isolation::Uncommitted {
+            aborted.clear();
+        }
         let shown = |batch: &Batch| !batch.is_control() && !is_void(batch, &aborted);
         Ok(Read { batches: batches.into_iter().filter(shown).collect(), next, bounds })
     }

@@ -26,6 +26,7 @@ use crate::env::{Env, Lock, Open, read_full};
 use crate::machine::Host;
 use crate::quorum::{Leadership, OneVoter};
 use crate::record::{LeaderEpoch, TopicId, TopicPartition};
+use crate::store::compact::task::CompactConfig;
 use crate::store::partition::Partition;
 use crate::store::{Acknowledge, Found, Replayed, Store, StoreConfig, StoreMetrics, Transactions};
 use crate::txn::coordinator::Coordinator;
@@ -61,6 +62,13 @@ pub struct NodeConfig {
     pub dirty_files_max: usize,
     /// Time between two looks at what retention removes, in milliseconds.
     pub retention_check_interval_ms: u64,
+    /// Memory for the keys of a pass of compaction, in bytes, 24 for each (Kafka's `log.cleaner.dedupe.buffer.size`).
+    pub compact_map_bytes: usize,
+    /// Bytes that compaction reads and writes in a second, together; 0: as fast as it can
+    /// (`log.cleaner.io.max.bytes.per.second`).
+    pub compact_bytes_per_second: u64,
+    /// Time between two looks at what compaction is due, in milliseconds (`log.cleaner.backoff.ms`).
+    pub compact_check_interval_ms: u64,
     #[cfg(test)]
     pub(crate) acknowledge: Acknowledge,
 }
@@ -79,6 +87,9 @@ impl Default for NodeConfig {
             pending_bytes: 32 * 1024 * 1024,
             dirty_files_max: 256,
             retention_check_interval_ms: if cfg!(test) { 1_000 } else { 60_000 },
+            compact_map_bytes: 128 * 1024 * 1024,
+            compact_bytes_per_second: 64 * 1024 * 1024,
+            compact_check_interval_ms: 15_000,
             #[cfg(test)]
             acknowledge: Acknowledge::AfterSync,
         }
@@ -138,6 +149,11 @@ impl Node {
             tail_bytes: config.tail_bytes,
             pending_bytes: config.pending_bytes,
             dirty_files_max: config.dirty_files_max,
+            compact: CompactConfig {
+                map_bytes: config.compact_map_bytes,
+                bytes_per_second: config.compact_bytes_per_second,
+                interval: Duration::from_millis(config.compact_check_interval_ms),
+            },
             #[cfg(test)]
             acknowledge: config.acknowledge,
             #[cfg(not(test))]
@@ -166,6 +182,12 @@ impl Node {
     /// Takes a checkpoint now: recovery will begin here. Without it one is taken from time to time.
     pub async fn checkpoint(&self) -> Result<(), Error> {
         self.inner.store.checkpoint().await
+    }
+
+    /// Compacts now whatever is due; returns when the segments that were replaced are gone. Without it that happens from
+    /// time to time.
+    pub async fn compact(&self) -> Result<(), Error> {
+        self.inner.store.compact().await
     }
 
     /// Becomes the reason once a write to the disk has failed. Nothing is acknowledged from then on: the process must
@@ -220,7 +242,7 @@ async fn open_topics(
         directory.open(topic, Some(&mut *found), &mut transactions).await?;
     }
     forget_removed(store, &topics, &found.rest(), &removed).await?;
-    store.start_checkpoints();
+    store.start_background();
     let inner =
         Inner { env: env.clone(), store: Arc::clone(store), directory, topics, producer_ids: Mutex::new((0, 0)) };
     Ok((Arc::new(inner), transactions, epoch))
@@ -440,6 +462,8 @@ fn url_base64_128(high: u64, low: u64) -> String {
     top.chain([(bits & 3) << 4]).map(|six| char::from(DIGITS[six as usize])).collect()
 }
 
+#[cfg(test)]
+mod compaction;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]

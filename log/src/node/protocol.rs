@@ -64,11 +64,11 @@ impl Backend for Node {
         if from >= end {
             return Ok(Fetched { batches: Vec::new(), bounds, aborted: Vec::new() });
         }
-        let Batches { batches, next } = self.inner.store.read(&partition, from, end, bytes_max).await?;
+        let Batches { batches, aborted, .. } = self.inner.store.read(&partition, from, end, bytes_max).await?;
         let aborted = match isolation {
             Isolation::Uncommitted => Vec::new(),
             Isolation::Committed => {
-                let void = partition.read_aborted(from, next).into_iter();
+                let void = aborted.into_iter();
                 void.map(|range| AbortedTransaction { producer_id: range.producer_id, first_offset: range.first })
                     .collect()
             }

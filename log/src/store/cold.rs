@@ -1,7 +1,7 @@
 //! Reading batches from segments' files, each checked to its checksum.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,7 +9,7 @@ use super::handles::{Handles, Name};
 use super::layout::{Suffix, offset_index, time_index};
 use super::partition::Cold;
 use crate::Error;
-use crate::env::{Disk, File, read_full};
+use crate::env::{Disk, File, Open, read_full};
 use crate::record::{BATCH_HEADER, Batch, Offset, TopicPartition};
 
 /// The least that is read at once.
@@ -30,27 +30,31 @@ pub(super) struct Wanted {
     pub bytes_max: usize,
 }
 
-/// Where readers that go on will look next: partition and offset to segment and position. A reader of a file from one
+/// Where readers that go on will look next: partition and offset to file and position. A reader of a file from one
 /// end to the other does not look through it twice.
+///
+/// A file is told by its segment's base and generation, for a reader may put its place when the file was replaced.
 #[derive(Default)]
 pub(super) struct Cursors {
-    inner: Mutex<BTreeMap<(TopicPartition, Offset), (Offset, u32)>>,
+    inner: Mutex<BTreeMap<(TopicPartition, Offset), (FileOf, u32)>>,
 }
 
+type FileOf = (Offset, u32);
+
 impl Cursors {
-    fn take(&self, partition: TopicPartition, from: Offset, segment: Offset) -> Option<u32> {
+    fn take(&self, partition: TopicPartition, from: Offset, file: FileOf) -> Option<u32> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (of, position) = inner.remove(&(partition, from))?;
-        (of == segment).then_some(position)
+        (of == file).then_some(position)
     }
 
-    fn put(&self, partition: TopicPartition, next: Offset, segment: Offset, position: u32) {
+    fn put(&self, partition: TopicPartition, next: Offset, file: FileOf, position: u32) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.len() >= CURSORS_MAX {
             // Which one goes does not matter much: it costs its reader one look.
             inner.pop_first();
         }
-        inner.insert((partition, next), (segment, position));
+        inner.insert((partition, next), (file, position));
     }
 
     /// Segments of the partition are written anew or gone.
@@ -69,9 +73,10 @@ pub(super) fn read(
     cold: &Cold,
     wanted: Wanted,
 ) -> Result<Vec<Batch>, Error> {
-    let name = Name { partition: wanted.partition, segment: cold.segment, suffix: Suffix::Log };
+    let name =
+        Name { partition: wanted.partition, segment: cold.segment, generation: cold.generation, suffix: Suffix::Log };
     let reader = Reader { file: &*handles.for_reading(disk, name)?, name, handles, end: cold.end };
-    let hint = match cursors.take(wanted.partition, wanted.from, cold.segment).or(cold.position) {
+    let hint = match cursors.take(wanted.partition, wanted.from, (cold.segment, cold.generation)).or(cold.position) {
         Some(position) => position,
         None => position_in_file(disk, handles, name, (wanted.from.0 - cold.segment.0).max(0) as u32)?,
     };
@@ -102,7 +107,7 @@ pub(super) fn read(
         }
     }
     if let Some(last) = batches.last().filter(|_| at < cold.end) {
-        cursors.put(wanted.partition, last.next_offset(), cold.segment, at);
+        cursors.put(wanted.partition, last.next_offset(), (cold.segment, cold.generation), at);
     }
     Ok(batches)
 }
@@ -138,6 +143,33 @@ fn beside(disk: &dyn Disk, handles: &Handles, name: Name) -> Result<Option<Vec<u
     let mut bytes = vec![0; len as usize];
     read_full(&*file, 0, &mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// A segment's file from one end to the other, for compaction: it stays open, and no reader's file is closed for it.
+pub(super) struct Sequential {
+    file: Arc<dyn File>,
+    name: Name,
+    at: u32,
+    end: u32,
+}
+
+impl Sequential {
+    /// The first `end` bytes of the file.
+    pub fn open(disk: &dyn Disk, handles: &Handles, name: Name, end: u32) -> Result<Sequential, Error> {
+        Ok(Sequential { file: disk.open(&handles.path(name), Open::Read)?, name, at: 0, end })
+    }
+
+    /// The next batches, about `bytes` of them and at least one; none at the end.
+    pub fn next(&mut self, handles: &Handles, bytes: usize) -> Result<Vec<Batch>, Error> {
+        let reader = Reader { file: &*self.file, name: self.name, handles, end: self.end };
+        let mut batches = Vec::new();
+        let Some((mut chunk, whole)) = reader.chunk(self.at, bytes)? else { return Ok(batches) };
+        while let Some(batch) = reader.cut(&mut chunk, self.at, whole)? {
+            self.at += batch.size() as u32;
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
 }
 
 struct Reader<'a> {

@@ -32,6 +32,8 @@ pub(super) struct Unflushed {
 
 enum Work {
     Batch(Unflushed),
+    /// The partition's sealed segments want their indexes, which recovery may have left to be written.
+    Seal(Arc<Partition>),
     /// The partition is deleted for good: its files go.
     Remove(TopicPartition),
 }
@@ -40,7 +42,7 @@ impl Work {
     fn partition(&self) -> Option<TopicPartition> {
         match self {
             Work::Batch(unflushed) => Some(unflushed.partition.id),
-            Work::Remove(_) => None,
+            Work::Seal(_) | Work::Remove(_) => None,
         }
     }
 }
@@ -99,10 +101,19 @@ impl Flush {
 
     /// A partition's deletion is durable.
     pub fn remove(&self, partition: TopicPartition) {
+        self.push_urgent(Work::Remove(partition));
+    }
+
+    /// Has the indexes written of all segments of a partition that are sealed.
+    pub fn seal(&self, partition: Arc<Partition>) {
+        self.push_urgent(Work::Seal(partition));
+    }
+
+    fn push_urgent(&self, work: Work) {
         let mut queue = self.lock();
         queue.queued += 1;
         queue.urgent = queue.queued;
-        queue.work.push(Work::Remove(partition));
+        queue.work.push(work);
         drop(queue);
         self.work.notify_one();
     }
@@ -233,6 +244,7 @@ impl Flusher {
     async fn round(&self, work: Vec<Work>) -> io::Result<()> {
         let mut runs: BTreeMap<(TopicPartition, Offset), Run> = BTreeMap::new();
         let mut removed = BTreeSet::new();
+        let mut sealed = Vec::new();
         for work in work {
             match work {
                 Work::Batch(Unflushed { partition, batch, segment, position, producers }) => {
@@ -241,6 +253,7 @@ impl Flusher {
                     let run = runs.entry(key).or_insert_with(fresh);
                     run.batches.push(batch);
                 }
+                Work::Seal(partition) => sealed.push(partition),
                 Work::Remove(partition) => drop(removed.insert(partition)),
             }
         }
@@ -254,12 +267,15 @@ impl Flusher {
             }
         }
         let disk = self.env.disk();
+        for partition in sealed.iter().filter(|partition| !removed.contains(&partition.id) && !partition.is_closed()) {
+            seal::end(&*disk, &self.shared.handles, partition)?;
+        }
         removed.into_iter().try_for_each(|id| self.shared.handles.remove_partition(&*disk, id))
     }
 
     /// Writes batches that lie one behind the other, and says so.
     async fn write(&self, segment: Offset, run: &Run) -> io::Result<()> {
-        let name = Name { partition: run.partition.id, segment, suffix: Suffix::Log };
+        let name = Name { partition: run.partition.id, segment, generation: 0, suffix: Suffix::Log };
         let slices: Vec<IoSlice<'_>> =
             run.batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
         let end = run.position + slices.iter().map(|slice| slice.len() as u32).sum::<u32>();

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::layout::Suffix;
+use super::layout::{self, Suffix};
 use super::segment::Place;
 use crate::env::{Disk, File, Open};
 use crate::record::{Offset, TopicPartition};
@@ -20,6 +20,8 @@ const READERS_MAX: usize = 128;
 pub(super) struct Name {
     pub partition: TopicPartition,
     pub segment: Offset,
+    /// See [`super::segment::Segment`].
+    pub generation: u32,
     pub suffix: Suffix,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Handles {
     /// Files open for bytes that are not synced.
     dirty_max: usize,
     inner: Mutex<Inner>,
+    /// Held by who removes directories, and by who makes files in one that may be removed.
+    shape: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -54,11 +58,16 @@ struct Inner {
 
 impl Handles {
     pub fn new(place: Place, dirty_max: usize) -> Handles {
-        Handles { place, dirty_max, inner: Mutex::default() }
+        Handles { place, dirty_max, inner: Mutex::default(), shape: Mutex::default() }
     }
 
     pub fn directory(&self, partition: TopicPartition) -> PathBuf {
         self.place.partition(partition)
+    }
+
+    /// Where the files of a generation's segments lie.
+    pub fn generation(&self, partition: TopicPartition, generation: u32) -> PathBuf {
+        self.place.generation(partition, generation)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -66,7 +75,7 @@ impl Handles {
     }
 
     pub fn path(&self, name: Name) -> PathBuf {
-        self.place.file(name.partition, name.segment, name.suffix)
+        self.place.generation(name.partition, name.generation).join(layout::segment_file(name.segment, name.suffix))
     }
 
     /// A file for writing, created where missing.
@@ -173,22 +182,38 @@ impl Handles {
         Ok(file)
     }
 
-    /// Removes files of a segment; those that are not there are gone already.
-    pub fn remove(&self, disk: &dyn Disk, partition: TopicPartition, segment: Offset) -> io::Result<()> {
-        for suffix in [Suffix::Log, Suffix::Index, Suffix::TimeIndex, Suffix::TxnIndex, Suffix::Snapshot] {
-            let name = Name { partition, segment, suffix };
-            self.forget(|other| *other == name);
-            match disk.unlink(&self.path(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+    /// Removes the files of a segment; those that are not there are gone already.
+    pub fn remove(
+        &self,
+        disk: &dyn Disk,
+        partition: TopicPartition,
+        segment: Offset,
+        generation: u32,
+    ) -> io::Result<()> {
+        let _shape = self.shape();
+        self.forget(|name| (name.partition, name.segment, name.generation) == (partition, segment, generation));
+        if generation > 0 {
+            disk.remove_dir(&self.place.generation(partition, generation))?;
+        } else {
+            for suffix in Suffix::ALL {
+                match disk.unlink(&self.path(Name { partition, segment, generation, suffix })) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         self.lock().directories.insert(self.place.partition(partition));
         Ok(())
     }
 
+    /// While this is held nothing is removed.
+    pub fn shape(&self) -> MutexGuard<'_, ()> {
+        self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes everything of a partition, and its topic's directory when it was the last in it.
     pub fn remove_partition(&self, disk: &dyn Disk, partition: TopicPartition) -> io::Result<()> {
+        let _shape = self.shape();
         self.forget(|name| name.partition == partition);
         let directory = self.place.partition(partition);
         disk.remove_dir(&directory)?;

@@ -16,8 +16,7 @@
 
 mod checkpoint;
 mod cold;
-#[allow(dead_code, reason = "decides; what drives it over segments is to come")]
-mod compact;
+pub(crate) mod compact;
 pub(crate) mod config;
 mod epochs;
 mod flush;
@@ -48,11 +47,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use self::checkpoint::Checkpointer;
 use self::cold::Cursors;
+use self::compact::task::{CompactConfig, Compactor};
 use self::config::PartitionConfig;
 use self::flush::{Flush, Flusher};
 use self::handles::Handles;
 use self::owned::{Active, Owned};
-use self::partition::{Partition, Plan};
+use self::partition::{Aborted, Partition, Plan};
 pub(crate) use self::recovery::Replayed;
 use self::segment::Place;
 use self::session::Ticket;
@@ -90,6 +90,7 @@ pub(crate) struct StoreConfig {
     pub pending_bytes: usize,
     /// Files of segments that are open because not all of them is synced.
     pub dirty_files_max: usize,
+    pub compact: CompactConfig,
     pub acknowledge: Acknowledge,
 }
 
@@ -106,6 +107,27 @@ struct Shared {
     env_steps: bool,
 }
 
+impl Shared {
+    /// Returns when everything that is durable by now is in its segment's file; none when the log is poisoned first.
+    async fn all_flushed(&self) -> Option<()> {
+        tokio::select! {
+            biased;
+            () = self.wal.stopped() => None,
+            () = self.flush.all() => Some(()),
+        }
+    }
+}
+
+/// How far the store's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Runs,
+    /// Nothing new is begun.
+    Stops,
+    /// Everything is durable.
+    Ended,
+}
+
 /// See the module.
 pub(crate) struct Store {
     env: Env,
@@ -114,8 +136,13 @@ pub(crate) struct Store {
     segment_bytes_max: u32,
     /// Asks for a checkpoint.
     checkpoints: mpsc::Sender<oneshot::Sender<()>>,
-    /// Until it is started.
-    checkpointer: Mutex<Option<Checkpointer>>,
+    /// Asks for compaction.
+    compactions: mpsc::Sender<oneshot::Sender<()>>,
+    /// Until they are started.
+    background: Mutex<Option<(Checkpointer, Compactor)>>,
+    compactor: Mutex<Option<Task<()>>>,
+    checkpointing: Mutex<Option<Task<()>>>,
+    stage: watch::Sender<Stage>,
     tasks: Mutex<Vec<Task<()>>>,
     writer: Mutex<Option<Task<()>>>,
     flusher: Mutex<Option<Task<()>>>,
@@ -200,6 +227,7 @@ impl Store {
         env.disk().create_dir(&dir.join("topics"))?;
         env.disk().sync_dir(dir)?;
         let flush = Arc::new(Flush::new((config.tail_bytes / 4).min(8 * 1024 * 1024), config.tail_bytes));
+        let lock: Arc<dyn Lock> = Arc::from(lock);
         let shared = Arc::new(Shared {
             wal: Arc::new(Wal::new(config.shards)),
             files: Arc::new(Files::new(&wal_dir, config.file_bytes, config.files_max)),
@@ -223,21 +251,38 @@ impl Store {
             file_bytes: config.file_bytes,
             group_bytes: config.group_bytes,
             acknowledge: config.acknowledge,
-            _lock: lock,
+            _lock: Arc::clone(&lock),
         };
         let writer = env.place("log-wal", writer.run())?;
         let flusher = env.place("log-flush", Flusher { env: env.clone(), shared: Arc::clone(&shared) }.run())?;
         let (shards, tasks) = start_shards(env, config, &shared)?;
         let (checkpoints, requests) = mpsc::channel(1);
+        let (stage, stop) = watch::channel(Stage::Runs);
+        let weak: Vec<_> = shards.iter().map(|shard| shard.send.downgrade()).collect();
         let checkpointer = Checkpointer {
             env: env.clone(),
             shared: Arc::clone(&shared),
-            shards: shards.iter().map(|shard| shard.send.downgrade()).collect(),
+            shards: weak.clone(),
+            stop: stop.clone(),
+            _lock: Arc::clone(&lock),
             table: Arc::new(Mutex::new(recovered.table)),
             requests,
             files: config.checkpoint_files,
             copy_bytes: (config.file_bytes / 1024).clamp(256, 64 * 1024) as u32,
             copy_bytes_all: (config.file_bytes / 4) as usize,
+        };
+        let (compactions, requests) = mpsc::channel(1);
+        let compactor = Compactor {
+            env: env.clone(),
+            shared: Arc::clone(&shared),
+            config: config.compact,
+            shards: weak,
+            checkpoints: checkpoints.clone(),
+            requests,
+            stop,
+            _lock: lock,
+            known: BTreeMap::new(),
+            replaced: Vec::new(),
         };
         let store = Store {
             env: env.clone(),
@@ -245,7 +290,11 @@ impl Store {
             shards,
             segment_bytes_max: config.segment_bytes_max,
             checkpoints,
-            checkpointer: Mutex::new(Some(checkpointer)),
+            compactions,
+            background: Mutex::new(Some((checkpointer, compactor))),
+            compactor: Mutex::new(None),
+            checkpointing: Mutex::new(None),
+            stage,
             tasks: Mutex::new(tasks),
             writer: Mutex::new(Some(writer)),
             flusher: Mutex::new(Some(flusher)),
@@ -313,15 +362,17 @@ impl Store {
         Ok(partition)
     }
 
-    /// Every partition that stands is open, or was forgotten: from now on checkpoints are taken. Not before, for a
-    /// checkpoint says of each where it stands.
-    pub fn start_checkpoints(&self) {
-        let checkpointer = self.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(checkpointer) = checkpointer {
+    /// Every partition that stands is open, or was forgotten: from now on checkpoints are taken, and segments compacted.
+    /// Not before, for a checkpoint says of each where it stands.
+    pub fn start_background(&self) {
+        let background = self.background.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((checkpointer, compactor)) = background {
             self.shared.files.press(false);
             // What recovery found may be enough for one.
             self.shared.files.wanted.notify_one();
-            drop(self.env.spawn("log-checkpoint", checkpointer.run()));
+            let put = |place: &Mutex<_>, task| *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            put(&self.checkpointing, self.env.spawn("log-checkpoint", checkpointer.run()));
+            put(&self.compactor, self.env.spawn("log-compact", compactor.run()));
         }
     }
 
@@ -412,6 +463,7 @@ impl Store {
     }
 
     /// Whole batches from the one that holds `from` on, those that begin below `up_to`; from memory, else from disk.
+    /// Which of them are void is said for the same moment: compaction takes both away together.
     pub async fn read(
         &self,
         partition: &Arc<Partition>,
@@ -425,19 +477,23 @@ impl Store {
                 return Err(Error::UnknownPartition(partition.id));
             }
             partition.check()?;
-            let plan = partition.read_view().plan(at, up_to, bytes_max)?;
+            let (plan, aborted) = {
+                let view = partition.read_view();
+                (view.plan(at, up_to, bytes_max)?, view.aborted_in(at, up_to))
+            };
             let (batches, next) = match plan {
                 // Where there are none up to the end, compaction has taken them.
                 Plan::Hot(batches) => (batches, up_to.min(partition.read_view().high_watermark)),
                 Plan::Cold(cold) => {
                     let wanted = cold::Wanted { partition: partition.id, from: at, up_to, bytes_max };
                     let (shared, disk, next) = (Arc::clone(&self.shared), self.env.disk(), cold.next);
+                    let segment = (cold.segment, cold.generation);
                     let read = move || cold::read(&*disk, &shared.handles, &shared.cursors, &cold, wanted);
                     match self.env.offload(read).await {
-                        // Its segment was trimmed away under the reader: the next plan says so.
+                        // Its segment was trimmed away or compacted under the reader: the next plan says so.
                         Err(Error::Io(error))
                             if error.kind() == std::io::ErrorKind::NotFound
-                                && (partition.is_closed() || partition.read_view().start > at) =>
+                                && (partition.is_closed() || !partition.read_view().has(segment)) =>
                         {
                             continue;
                         }
@@ -446,10 +502,12 @@ impl Store {
                 }
             };
             if let Some(last) = batches.last() {
-                return Ok(Batches { next: last.next_offset(), batches });
+                let next = last.next_offset();
+                let aborted = aborted.into_iter().filter(|aborted| aborted.first < next).collect();
+                return Ok(Batches { batches, next, aborted });
             }
             if next <= at || next >= up_to {
-                return Ok(Batches { batches, next: next.min(up_to).max(at) });
+                return Ok(Batches { batches, next: next.min(up_to).max(at), aborted: Vec::new() });
             }
             at = next;
         }
@@ -469,13 +527,25 @@ impl Store {
         outcome.await.map_err(|_| self.closed())
     }
 
+    /// Compacts now what is due; returns when that is done and the segments before are gone.
+    pub async fn compact(&self) -> Result<(), Error> {
+        let (done, outcome) = oneshot::channel();
+        self.compactions.send(done).await.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())
+    }
+
     /// Takes no more, makes what was taken durable, ends all tasks. A poisoned log ends at once.
     pub async fn stop(&self) {
+        self.stage.send_replace(Stage::Stops);
+        let take = |task: &Mutex<Option<Task<()>>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // It is in the midst of a step at most, and may wait for a checkpoint, for which all others are needed.
+        if let Some(compactor) = take(&self.compactor) {
+            let _ = compactor.await;
+        }
         for shard in &self.shards {
             // A shard that is gone has nothing left to do.
             drop(shard.send.send(Message::Stop).await);
         }
-        let take = |task: &Mutex<Option<Task<()>>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // One that was stopped has stopped.
@@ -486,6 +556,11 @@ impl Store {
         }
         if let Some(flusher) = take(&self.flusher) {
             let _ = flusher.await;
+        }
+        // The others may have waited for one of its checkpoints until now.
+        self.stage.send_replace(Stage::Ended);
+        if let Some(checkpointer) = take(&self.checkpointing) {
+            let _ = checkpointer.await;
         }
     }
 
@@ -510,6 +585,8 @@ pub(crate) struct Batches {
     pub batches: Vec<Batch>,
     /// Where to read on; behind the last batch, or where there are none up to.
     pub next: Offset,
+    /// The aborted ranges that touch them, by first offset.
+    pub aborted: Vec<Aborted>,
 }
 
 fn start_shards(env: &Env, config: &StoreConfig, shared: &Arc<Shared>) -> Result<(Vec<Mailbox>, Vec<Task<()>>), Error> {

@@ -94,7 +94,7 @@ impl Stored {
         next: &mut Offset,
         seen: &mut dyn FnMut(Seen),
     ) -> Result<(), Error> {
-        let name = Name { partition: id, segment: segment.base, suffix: Suffix::Log };
+        let name = Name { partition: id, segment: segment.base, generation: segment.generation, suffix: Suffix::Log };
         let file = match disk.open(&self.handles.path(name), Open::Read) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -170,11 +170,14 @@ impl Visit for Overlay {
                 };
                 let damaged = || Err("the batch is damaged".to_owned());
                 let partition = self.partitions.entry(id).or_default();
-                if let Err(why) = batch.map_or_else(damaged, |batch| partition.batch(&batch, &place)) {
-                    let text = format!("in the write-ahead log, file {} at byte {}: {why}", entry.file, entry.at);
-                    self.broken.entry(id).or_insert(text);
+                match batch.map_or_else(damaged, |batch| partition.batch(&batch, &place)) {
+                    Ok(true) => drop(self.batches.insert((id, header.segment, header.position), entry.payload)),
+                    Ok(false) => {}
+                    Err(why) => {
+                        let text = format!("in the write-ahead log, file {} at byte {}: {why}", entry.file, entry.at);
+                        self.broken.entry(id).or_insert(text);
+                    }
                 }
-                self.batches.insert((id, header.segment, header.position), entry.payload);
             }
             Kind::LogStart => self.partitions.entry(id).or_default().view.trim(header.base_offset),
             Kind::Deleted => {

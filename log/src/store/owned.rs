@@ -81,7 +81,13 @@ impl Owned {
         active.size > 0
             && (bytes > u64::from(self.config.segment_bytes)
                 || batch.last_offset().0 - active.base.0 > i64::from(i32::MAX)
-                || now_ms.saturating_sub(active.created_ms) >= self.config.segment_ms)
+                || now_ms.saturating_sub(active.created_ms) >= self.age_ms_max())
+    }
+
+    /// How old the active segment may become: while it is one, nothing of it is compacted.
+    fn age_ms_max(&self) -> i64 {
+        let PartitionConfig { segment_ms, compact, max_compaction_lag_ms, .. } = self.config;
+        if compact { segment_ms.min(max_compaction_lag_ms) } else { segment_ms }
     }
 
     /// The marker is published some time after it has its place; a checkpoint in between must know of it.
@@ -97,7 +103,9 @@ impl Owned {
     /// Where the partition stands, but for what its readers know.
     pub fn standing(&mut self) -> Standing {
         let view = self.partition.read_view();
-        self.aborted.retain(|aborted| aborted.last >= view.start && !view.aborted.contains(aborted));
+        // Those of which compaction has left nothing were published before.
+        let from = view.start.max(view.compaction.swapped);
+        self.aborted.retain(|aborted| aborted.last >= from && !view.aborted.contains(aborted));
         drop(view);
         Standing {
             partition: Arc::clone(&self.partition),

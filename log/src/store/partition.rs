@@ -62,6 +62,18 @@ pub(super) struct View {
     pub aborted: Vec<Aborted>,
     /// Where each leader epoch with records begins.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
+    pub compaction: Compaction,
+}
+
+/// How far compaction has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Compaction {
+    /// Segments below were written anew: what the write-ahead log holds of them is not theirs any more.
+    pub swapped: Offset,
+    /// Of the records below the newest of each key are known: here the dirty part begins.
+    pub cleaned: Offset,
+    /// When a tombstone or a marker may go next.
+    pub next_ms: Option<i64>,
 }
 
 /// How to come by the batches from some offset on.
@@ -76,6 +88,7 @@ pub(super) enum Plan {
 #[derive(Debug)]
 pub(super) struct Cold {
     pub segment: Offset,
+    pub generation: u32,
     /// Where to begin to look; `None`: the index in the file knows.
     pub position: Option<u32>,
     /// Where the bytes in the file end.
@@ -169,11 +182,6 @@ impl Partition {
         }
     }
 
-    /// The aborted ranges that touch `from..end`, by first offset.
-    pub fn read_aborted(&self, from: Offset, end: Offset) -> Vec<Aborted> {
-        self.read_view().aborted_in(from, end)
-    }
-
     /// Wakes when a bound has moved or the partition is gone.
     pub fn moved(&self) -> &Notify {
         &self.moved
@@ -229,6 +237,18 @@ impl Partition {
         }
     }
 
+    /// Where the lowest hold begins.
+    pub(super) fn held_from(&self) -> Offset {
+        self.lock_holds().values().map(|hold| hold.from).min().unwrap_or(Offset(i64::MAX))
+    }
+
+    /// Changes the view while no hold on anything below `end` can begin; none when there is one.
+    pub(super) fn unless_held<T>(&self, end: Offset, change: impl FnOnce(&mut View) -> T) -> Option<T> {
+        let holds = self.lock_holds();
+        let free = holds.values().all(|hold| hold.from >= end);
+        free.then(|| change(&mut self.write_view()))
+    }
+
     fn lock_holds(&self) -> MutexGuard<'_, BTreeMap<u64, HeldFrom>> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -266,7 +286,8 @@ impl View {
         let Some(segment) = self.segments.get(at) else { return Ok(Plan::Hot(Vec::new())) };
         let relative = (from.0 - segment.base.0).max(0) as u32;
         let position = segment.index.as_ref().map(|index| index.position(relative));
-        Ok(Plan::Cold(Cold { segment: segment.base, position, end: segment.flushed, next: segment.next }))
+        let Segment { base, generation, flushed, next, .. } = *segment;
+        Ok(Plan::Cold(Cold { segment: base, generation, position, end: flushed, next }))
     }
 
     fn hot_from(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Vec<Batch> {
@@ -312,8 +333,9 @@ impl View {
     }
 
     /// The files beside a segment are synced; whether that makes a difference.
-    pub fn forget_index(&mut self, segment: Offset) -> bool {
-        let found = self.segments.iter_mut().rev().find(|found| found.base == segment && found.indexed);
+    pub fn forget_index(&mut self, segment: Offset, generation: u32) -> bool {
+        let mut segments = self.segments.iter_mut().rev();
+        let found = segments.find(|found| (found.base, found.generation) == (segment, generation) && found.indexed);
         found.is_some_and(|found| found.index.take().is_some())
     }
 
@@ -333,17 +355,22 @@ impl View {
         if first > 0 {
             return (None, self.start);
         }
-        let max = below.iter().map(|segment| segment.max_timestamp_ms).max();
+        let max = below.iter().map(|segment| segment.max_timestamp_ms).filter(|max| *max >= 0).max();
         (max, below.last().map_or(self.start, |last| last.next))
     }
 
     /// The first segment in which a batch with a timestamp at or above this can lie, at or behind `from`, and from which
     /// offset on (none: the index in the file knows); `None`: nowhere.
-    pub fn search(&self, at_ms: i64, from: Offset) -> Option<(Offset, Option<Offset>)> {
+    pub fn search(&self, at_ms: i64, from: Offset) -> Option<(&Segment, Option<Offset>)> {
         let first = self.segments.partition_point(|segment| segment.next <= from);
         let found = self.segments[first..].iter().find(|segment| segment.max_timestamp_ms >= at_ms)?;
         let start = |index: &Index| Offset(found.base.0 + i64::from(index.offset_of_time(at_ms)));
-        Some((found.base, found.index.as_ref().map(start)))
+        Some((found, found.index.as_ref().map(start)))
+    }
+
+    /// Whether the segment of this base and generation is still one of the log's.
+    pub fn has(&self, segment: (Offset, u32)) -> bool {
+        self.segments.iter().any(|found| (found.base, found.generation) == segment)
     }
 
     pub fn insert_aborted(&mut self, aborted: Aborted) {

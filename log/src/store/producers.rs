@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut};
 
+use super::compact::producers::{Last, LastBatches};
 use super::layout::producer_snapshot::{LastBatch, ProducerEntry};
 use crate::Error;
 use crate::record::batch::Producer;
@@ -212,6 +213,18 @@ impl Producers {
             known.open.map(|first| Open { producer_id, epoch: known.epoch, first })
         };
         self.known.iter().filter_map(open).collect()
+    }
+
+    /// What compaction keeps for each producer.
+    pub fn last_batches(&self) -> LastBatches {
+        let mut last_batches = LastBatches::default();
+        for (&id, known) in &self.known {
+            let end =
+                |b: &Remembered| b.base_offset.0 + i64::from(b.last_sequence.wrapping_sub(b.first_sequence) & i32::MAX);
+            let data = known.batches.back().map(|batch| Offset(end(batch)));
+            last_batches.insert(id, Last { epoch: known.epoch, data });
+        }
+        last_batches
     }
 
     /// The newest epoch of each producer.

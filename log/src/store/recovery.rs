@@ -65,11 +65,15 @@ pub(super) struct Recovered {
 type Waiting = BTreeMap<(TopicPartition, Offset), Vec<(u32, Bytes)>>;
 
 impl Replayed {
-    /// Takes an entry's batch; an error says why it cannot stand there.
-    pub(super) fn batch(&mut self, batch: &Batch, place: &BatchPlace) -> Result<(), String> {
+    /// Takes an entry's batch, and says whether its bytes are its file's: not where that was compacted. An error says why
+    /// it cannot stand there.
+    pub(super) fn batch(&mut self, batch: &Batch, place: &BatchPlace) -> Result<bool, String> {
         let base = batch.base_offset();
+        if batch.next_offset() <= self.view.compaction.swapped {
+            return Ok(false);
+        }
         if batch.next_offset() <= self.view.start {
-            return Ok(());
+            return Ok(true);
         }
         let segment = self.view.segments.iter().rev().find(|segment| segment.base <= place.segment);
         let size = segment.filter(|segment| segment.base == place.segment).map_or(0, |segment| segment.size);
@@ -94,7 +98,7 @@ impl Replayed {
             self.known = batch.next_offset();
         }
         self.view.push(batch, place);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -226,8 +230,9 @@ impl Replay<'_> {
         };
         // Of a partition that is deleted further on the checkpoint may know nothing any more: then this does not last.
         let placed = self.partitions.entry(id).or_default().batch(&batch, &place);
-        placed.map_err(|why| format!("the batch cannot stand there: {why}"))?;
-        self.waiting.entry((id, header.segment)).or_default().push((header.position, payload));
+        if placed.map_err(|why| format!("the batch cannot stand there: {why}"))? {
+            self.waiting.entry((id, header.segment)).or_default().push((header.position, payload));
+        }
         Ok(())
     }
 
@@ -263,7 +268,7 @@ impl Replay<'_> {
             // Copied batches come a second time.
             batches.sort_by_key(|(position, _)| *position);
             batches.dedup_by_key(|(position, _)| *position);
-            let name = Name { partition, segment, suffix: Suffix::Log };
+            let name = Name { partition, segment, generation: 0, suffix: Suffix::Log };
             let file = self.handles.for_writing(self.disk, name)?;
             // Whoever created it may have ended before its name was durable.
             self.handles.changed(partition);

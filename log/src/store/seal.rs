@@ -21,7 +21,7 @@ pub(super) fn begin(
     producers: Option<&Producers>,
 ) -> io::Result<()> {
     let Some(producers) = producers else { return Ok(()) };
-    let name = Name { partition: partition.id, segment, suffix: Suffix::Snapshot };
+    let name = Name { partition: partition.id, segment, generation: 0, suffix: Suffix::Snapshot };
     write(disk, handles, name, &producer_snapshot::encode(&producers.snapshot()))
 }
 
@@ -45,17 +45,27 @@ fn write_indexes(
     segment: &Segment,
     aborted: &[Aborted],
 ) -> io::Result<()> {
-    let name = |suffix| Name { partition: partition.id, segment: segment.base, suffix };
-    write(disk, handles, name(Suffix::Index), &offset_index::encode(&offsets(segment)))?;
-    write(disk, handles, name(Suffix::TimeIndex), &time_index::encode(&times(segment)))?;
+    let Segment { base, generation, .. } = *segment;
+    for (suffix, bytes) in indexes(segment, aborted) {
+        write(disk, handles, Name { partition: partition.id, segment: base, generation, suffix }, &bytes)?;
+    }
+    Ok(())
+}
+
+/// The files beside a segment whose index is in memory; one of aborted transactions only where there are any.
+pub(super) fn indexes(segment: &Segment, aborted: &[Aborted]) -> Vec<(Suffix, Vec<u8>)> {
+    let mut files = vec![
+        (Suffix::Index, offset_index::encode(&offsets(segment))),
+        (Suffix::TimeIndex, time_index::encode(&times(segment))),
+    ];
     let inside = |range: &&Aborted| range.last >= segment.base && range.last < segment.next;
     let mut transactions: Vec<AbortedTxn> =
         aborted.iter().filter(inside).map(|range| transaction(range, aborted)).collect();
     transactions.sort_by_key(|transaction| transaction.last_offset);
     if !transactions.is_empty() {
-        write(disk, handles, name(Suffix::TxnIndex), &txn_index::encode(&transactions))?;
+        files.push((Suffix::TxnIndex, txn_index::encode(&transactions)));
     }
-    Ok(())
+    files
 }
 
 fn offsets(segment: &Segment) -> Vec<offset_index::Entry> {

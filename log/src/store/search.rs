@@ -24,10 +24,15 @@ impl Store {
         let mut at = from;
         while at < end {
             // Segments without such a timestamp are passed over, and the beginning of the first with one by its index.
-            let Some((segment, start)) = partition.read_view().search(at_ms, at) else { return Ok(None) };
+            let (name, start) = {
+                let view = partition.read_view();
+                let Some((segment, start)) = view.search(at_ms, at) else { return Ok(None) };
+                let (segment, generation) = (segment.base, segment.generation);
+                (Name { partition: partition.id, segment, generation, suffix: Suffix::Log }, start)
+            };
             let start = match start {
                 Some(start) => start,
-                None => self.start_in_file(partition, segment, at_ms).await?,
+                None => self.start_in_file(name, at_ms).await?,
             };
             at = at.max(start);
             let read = self.read(partition, at, end, CHUNK).await?;
@@ -43,11 +48,10 @@ impl Store {
         Ok(None)
     }
 
-    async fn start_in_file(&self, partition: &Arc<Partition>, segment: Offset, at_ms: i64) -> Result<Offset, Error> {
-        let name = Name { partition: partition.id, segment, suffix: Suffix::Log };
+    async fn start_in_file(&self, name: Name, at_ms: i64) -> Result<Offset, Error> {
         let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
         let relative = self.env.offload(move || cold::offset_of_time(&*disk, &shared.handles, name, at_ms)).await?;
-        Ok(Offset(segment.0 + i64::from(relative)))
+        Ok(Offset(name.segment.0 + i64::from(relative)))
     }
 
     /// The largest timestamp among the batches below `end`.
@@ -55,7 +59,8 @@ impl Store {
         let (mut max, mut at) = partition.read_view().timestamp_max_below(end);
         while at < end {
             let read = self.read(partition, at, end, CHUNK).await?;
-            max = read.batches.iter().map(Batch::max_timestamp_ms).chain(max).max();
+            let with_records = read.batches.iter().filter(|batch| batch.record_count() > 0);
+            max = with_records.map(Batch::max_timestamp_ms).chain(max).max();
             if read.next <= at {
                 break;
             }

@@ -16,6 +16,8 @@ const ENTRIES_MAX: usize = 1024;
 pub(super) struct Segment {
     /// Names the file; no record in it is below.
     pub base: Offset,
+    /// 0, or which of the partition's compacted segments it is: these have a directory of their own.
+    pub generation: u32,
     /// The offset behind its last record.
     pub next: Offset,
     /// Bytes of whole batches.
@@ -59,6 +61,7 @@ impl Segment {
     pub fn new(base: Offset, created_ms: i64, interval: u32) -> Segment {
         Segment {
             base,
+            generation: 0,
             next: base,
             size: 0,
             flushed: 0,
@@ -85,7 +88,8 @@ impl Segment {
             let last_relative = (batch.last_offset().0 - self.base.0) as u32;
             index.push(IndexEntry { relative, last_relative, position, before_ms, before_relative });
         }
-        if batch.max_timestamp_ms() > self.max_timestamp_ms {
+        // Of a batch that compaction has emptied only the producer counts.
+        if batch.record_count() > 0 && batch.max_timestamp_ms() > self.max_timestamp_ms {
             self.max_timestamp_ms = batch.max_timestamp_ms();
             self.max_timestamp_relative = (batch.last_offset().0 - self.base.0) as u32;
         }
@@ -145,8 +149,10 @@ impl Place {
         self.topic(partition).join(layout::partition_dir(partition.partition))
     }
 
-    pub fn file(&self, partition: TopicPartition, segment: Offset, suffix: layout::Suffix) -> PathBuf {
-        self.partition(partition).join(layout::segment_file(segment, suffix))
+    /// Where the files of a segment of this generation lie.
+    pub fn generation(&self, partition: TopicPartition, generation: u32) -> PathBuf {
+        let directory = self.partition(partition);
+        if generation == 0 { directory } else { directory.join(layout::compacted_dir(generation)) }
     }
 }
 

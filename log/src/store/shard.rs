@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::checkpoint::{Captured, Standing};
+use super::compact::producers::LastBatches;
 use super::config::PartitionConfig;
 use super::owned::{Owned, Slot};
 use super::partition::Partition;
@@ -49,6 +50,11 @@ pub(super) enum Message {
         partition: TopicPartition,
         batches: Vec<(Batch, Slot)>,
         done: oneshot::Sender<()>,
+    },
+    /// Says which batches the partition's producers need.
+    Producers {
+        partition: TopicPartition,
+        done: oneshot::Sender<LastBatches>,
     },
     /// Says where every partition stands that has changed since the last time; answered when all of that is durable.
     Capture(oneshot::Sender<Captured>),
@@ -274,6 +280,11 @@ impl Shard {
                 let _ = done.send(());
             }
             Message::Copy { partition, batches, done } => self.copy(partition, batches, done),
+            Message::Producers { partition, done } => {
+                if let Some(owned) = self.owned.get(&partition) {
+                    let _ = done.send(owned.producers.last_batches());
+                }
+            }
             Message::Capture(done) => self.capture(done),
             Message::Stop => {
                 self.stopping = true;

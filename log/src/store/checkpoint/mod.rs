@@ -19,18 +19,18 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) use self::record::{Standing, decode};
 pub(super) use self::table::Table;
-use super::Shared;
 use super::cold;
 use super::handles::{Dirty, Name};
 use super::layout::Suffix;
 use super::owned::Slot;
 use super::partition::Cold;
 use super::shard::Message;
-use crate::env::Env;
+use super::{Shared, Stage};
+use crate::env::{Env, Lock};
 use crate::record::{Batch, Offset, TopicPartition};
 
 /// Files synced at the same time: file systems put their metadata into one commit.
@@ -50,6 +50,9 @@ pub(super) struct Checkpointer {
     pub shards: Vec<mpsc::WeakSender<Message>>,
     pub table: Arc<Mutex<Table>>,
     pub requests: mpsc::Receiver<oneshot::Sender<()>>,
+    pub stop: watch::Receiver<Stage>,
+    /// Nobody else may open the directory before this task has ended.
+    pub _lock: Arc<dyn Lock>,
     /// A checkpoint is due when recovery would read so many files.
     pub files: usize,
     /// An unsynced end of a segment of at most so many bytes is copied.
@@ -82,6 +85,7 @@ impl Checkpointer {
             let request = tokio::select! {
                 biased;
                 () = shared.wal.stopped() => return,
+                _ = self.stop.wait_for(|stage| *stage == Stage::Ended) => return,
                 request = self.requests.recv() => match request {
                     Some(done) => Some(done),
                     None => return,
@@ -166,8 +170,14 @@ impl Checkpointer {
 
     /// Small ends to be copied, and the rest.
     fn split(&self, dirty: BTreeMap<Name, Dirty>) -> (Ends, Ends) {
-        let may_copy =
-            |(name, dirty): &(Name, Dirty)| name.suffix == Suffix::Log && dirty.to - dirty.from <= self.copy_bytes;
+        // Not of a file that compaction has replaced: its name may be gone soon, and nobody would forget it again.
+        let is_current = |name: &Name| {
+            let partition = self.shared.stable.partition(name.partition);
+            partition.is_some_and(|partition| partition.read_view().has((name.segment, name.generation)))
+        };
+        let may_copy = |(name, dirty): &(Name, Dirty)| {
+            name.suffix == Suffix::Log && dirty.to - dirty.from <= self.copy_bytes && is_current(name)
+        };
         let (mut small, mut large): (Vec<_>, Vec<_>) = dirty.into_iter().partition(may_copy);
         small.sort_by_key(|(name, dirty)| (dirty.to - dirty.from, *name));
         let mut left = self.copy_bytes_all;
@@ -183,7 +193,7 @@ impl Checkpointer {
     /// The index of a sealed segment is durable in its files: it need not be in memory.
     fn forget_index(&self, name: Name) {
         let Some(partition) = self.shared.stable.partition(name.partition) else { return };
-        let forgotten = partition.write_view().forget_index(name.segment);
+        let forgotten = partition.write_view().forget_index(name.segment, name.generation);
         if forgotten {
             partition.touch();
         }
@@ -242,7 +252,9 @@ impl Checkpointer {
             partition.touch();
             self.shared.cursors.forget(partition.id);
             let (shared, disk, id) = (Arc::clone(&self.shared), self.env.disk(), partition.id);
-            let remove = move || gone.iter().try_for_each(|segment| shared.handles.remove(&*disk, id, segment.base));
+            let remove = move || {
+                gone.iter().try_for_each(|segment| shared.handles.remove(&*disk, id, segment.base, segment.generation))
+            };
             self.env.offload(remove).await?;
         }
         Ok(())
@@ -264,7 +276,13 @@ fn read_end(
     name: Name,
     dirty: &Dirty,
 ) -> io::Result<Option<Vec<(Batch, Slot)>>> {
-    let cold = Cold { segment: name.segment, position: Some(dirty.from), end: dirty.to, next: Offset(i64::MAX) };
+    let cold = Cold {
+        segment: name.segment,
+        generation: name.generation,
+        position: Some(dirty.from),
+        end: dirty.to,
+        next: Offset(i64::MAX),
+    };
     let partition = name.partition;
     let wanted = cold::Wanted { partition, from: Offset(0), up_to: Offset(i64::MAX), bytes_max: usize::MAX };
     let batches = match cold::read(disk, &shared.handles, &shared.cursors, &cold, wanted) {

@@ -44,6 +44,12 @@ impl AbortedRanges {
         }
     }
 
+    /// The transactions that end below `end` and have no batch left.
+    pub fn void(&self, end: Offset) -> Vec<Aborted> {
+        let void = self.ranges.iter().filter(|(_, range)| !range.left && range.last < end);
+        void.map(|(&(producer_id, first), range)| Aborted { producer_id, first, last: range.last }).collect()
+    }
+
     /// The transactions that readers must still know of, by first offset: all but those that end below `end` and have no
     /// batch left. Without its marker such a one would hide what its producer committed later.
     pub fn into_left(self, end: Offset) -> Vec<Aborted> {

@@ -1,6 +1,7 @@
 //! Second half of a pass: each batch from the log start on, as it is, with fewer records, without any, or gone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::Unreadable;
 use super::aborted::AbortedRanges;
@@ -10,10 +11,8 @@ use crate::record::{Batch, BatchError, Offset};
 use crate::store::partition::Aborted;
 
 /// What decides on a record.
-pub(crate) struct Retain<'a> {
-    pub mapped: &'a Mapped,
-    /// All aborted transactions with a record below the mapped end, as for the mapping.
-    pub aborted: &'a [Aborted],
+pub(crate) struct Retain {
+    pub mapped: Arc<Mapped>,
     pub last_batches: LastBatches,
     /// A batch that ends here is kept even if nothing of it is left: where the log ends stays written in it.
     pub high_watermark: Offset,
@@ -23,8 +22,8 @@ pub(crate) struct Retain<'a> {
 }
 
 /// See the module. One for a pass, whatever the segments: what it knows of transactions goes from one to the next.
-pub(crate) struct Cleaner<'a> {
-    retain: Retain<'a>,
+pub(crate) struct Cleaner {
+    retain: Retain,
     aborted: AbortedRanges,
     /// Producers with a batch left since their last marker: their next marker is needed.
     unfinished: BTreeSet<i64>,
@@ -63,14 +62,15 @@ pub(crate) struct Outcome {
     pub aborted: Vec<Aborted>,
 }
 
-impl<'a> Cleaner<'a> {
-    pub fn new(retain: Retain<'a>) -> Cleaner<'a> {
-        let aborted = AbortedRanges::new(retain.aborted);
+impl Cleaner {
+    /// `aborted`: all aborted transactions with a record below the mapped end, as for the mapping.
+    pub fn new(retain: Retain, aborted: &[Aborted]) -> Cleaner {
+        let aborted = AbortedRanges::new(aborted);
         Cleaner { retain, aborted, unfinished: BTreeSet::new(), next: Offset(0), stats: Stats::default() }
     }
 
     #[cfg(any(test, feature = "mutants"))]
-    pub fn with_mutant(mut self, mutant: super::Mutant) -> Cleaner<'a> {
+    pub fn with_mutant(mut self, mutant: super::Mutant) -> Cleaner {
         match mutant {
             super::Mutant::ProducerStateLost => self.retain.last_batches = LastBatches::default(),
         }
@@ -106,6 +106,12 @@ impl<'a> Cleaner<'a> {
             self.note_left(left);
         }
         Ok(left)
+    }
+
+    /// Of the aborted transactions handed in those of which nothing is left below `end`, all of whose batches were handed
+    /// in: what takes the place of these batches goes together with them.
+    pub fn void(&self, end: Offset) -> Vec<Aborted> {
+        self.aborted.void(end)
     }
 
     fn note_left(&mut self, batch: &Batch) {
@@ -163,7 +169,7 @@ impl<'a> Cleaner<'a> {
     }
 
     fn clean_data(&mut self, batch: Batch) -> Result<Option<Batch>, Unreadable> {
-        let Mapped { map, end, .. } = self.retain.mapped;
+        let Mapped { map, end, .. } = &*self.retain.mapped;
         // The mapped end may lie within a batch; then its tombstones are not all cleaned.
         let whole = batch.next_offset() <= *end;
         let expired = batch.delete_horizon_ms().is_some_and(|horizon_ms| self.has_passed(horizon_ms));

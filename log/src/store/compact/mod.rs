@@ -1,4 +1,5 @@
-//! Log compaction, decided apart from any file: batches in, batches out, `now` an argument.
+//! Log compaction. What stays and what goes is decided apart from any file: batches in, batches out, `now` an argument.
+//! [`task`] looks which partition is [`due`], [`pass`] reads and writes its segments, [`swap`] puts them into their place.
 //!
 //! ```text
 //!  log start         first dirty           mapped end    cleanable end     high watermark
@@ -26,15 +27,26 @@
 //! changes nothing; the marker's horizon is set in the pass that takes the last of its data, not in the next; a marker is
 //! never left as an empty control batch; and a tombstone beyond the mapped end gets no horizon yet.
 //!
-//! What the caller sees to: batches are whole and in order; the cleanable end is not above the last stable offset, the
-//! holds and the checkpoint; [`clean::Cleaner`] gets every batch from the log start; outputs take the place of inputs
-//! from low offsets to high, so that a tombstone never outruns the values it deletes; the list of aborted transactions
-//! becomes what [`clean::Outcome`] says together with the last of these replacements.
+//! A tombstone or a marker that is due is reason for a pass, but not more often than twice in `delete.retention.ms`.
+//!
+//! What the caller sees to: batches are whole and in order; the cleanable end is not above the last stable offset and the
+//! holds; [`clean::Cleaner`] gets every batch from the log start; outputs take the place of inputs from low offsets to high,
+//! so that a tombstone never outruns the values it deletes; and with each of them go the aborted transactions of which
+//! [`clean::Cleaner::void`] says that nothing is left.
 
-pub(super) mod aborted;
-pub(super) mod clean;
-pub(super) mod map;
-pub(super) mod mapping;
+pub(crate) mod task;
+
+mod due;
+mod pass;
+
+mod output;
+mod swap;
+
+mod clean;
+mod mapping;
+
+mod aborted;
+mod map;
 pub(super) mod producers;
 
 use crate::record::{Batch, BatchError, Offset};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::record::{Batch, Offset};
 
-/// The last batch of each producer, up to one offset. Taken from the batches in order ([`LastBatches::note`]) or from
-/// what the partition knows of its producers ([`LastBatches::insert`]). That offset must never be truncated away: batches
+/// The last batch of each producer, up to one offset. Taken from what the partition knows of
+/// its producers ([`LastBatches::insert`]). That offset must never be truncated away: batches
 /// below the one named here are no longer kept for their producer. A producer that has expired is not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LastBatches(BTreeMap<i64, Last>);
@@ -24,6 +24,7 @@ impl LastBatches {
     }
 
     /// Takes note of the next batch of the log.
+    #[cfg(test)]
     pub fn note(&mut self, batch: &Batch) {
         let Some(producer) = batch.producer() else { return };
         let new = Last { epoch: producer.epoch, data: None };

@@ -9,6 +9,7 @@
 //!   00000000000000000000.timeindex  timestamp to offset, sparse                     see time_index
 //!   00000000000000000000.txnindex   aborted transactions whose marker lies here     see txn_index
 //!   00000000000000000000.snapshot   idempotent producers just before this offset    see producer_snapshot
+//!   compacted-7/…                   these files of a segment that compaction has written anew; each time under the next number
 //! ```
 //!
 //! The digits are the offset at which the segment begins. Kafka keeps these files for itself and documents none of them: the
@@ -27,6 +28,8 @@ use crate::record::{Offset, TopicId};
 
 /// Digits of the base offset in the name of a file, leading zeros included.
 const NAME_DIGITS: usize = 20;
+/// What the name of a compacted segment's directory begins with.
+const COMPACTED: &str = "compacted-";
 
 /// The files of a segment, told apart by the ends of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +59,8 @@ pub(in crate::store) enum LayoutError {
 }
 
 impl Suffix {
-    const ALL: [Suffix; 5] = [Suffix::Log, Suffix::Index, Suffix::TimeIndex, Suffix::TxnIndex, Suffix::Snapshot];
+    pub(in crate::store) const ALL: [Suffix; 5] =
+        [Suffix::Log, Suffix::Index, Suffix::TimeIndex, Suffix::TxnIndex, Suffix::Snapshot];
 
     fn text(self) -> &'static str {
         match self {
@@ -107,6 +111,18 @@ pub(in crate::store) fn partition_dir(partition: i32) -> String {
 /// The other way; `None` for a name that [`partition_dir`] does not give.
 pub(in crate::store) fn parse_partition_dir(name: &str) -> Option<i32> {
     parse_number(name).and_then(|number| i32::try_from(number).ok())
+}
+
+/// The directory of a segment that compaction has written, below that of its partition.
+pub(in crate::store) fn compacted_dir(generation: u32) -> String {
+    assert!(generation > 0, "what was not written anew has no directory of its own");
+    format!("{COMPACTED}{generation}")
+}
+
+/// The other way; `None` for a name that [`compacted_dir`] does not give.
+pub(in crate::store) fn parse_compacted_dir(name: &str) -> Option<u32> {
+    let number = parse_number(name.strip_prefix(COMPACTED)?)?;
+    u32::try_from(number).ok().filter(|generation| *generation > 0)
 }
 
 /// A number as `to_string` writes it: no sign, no leading zeros.
@@ -183,6 +199,11 @@ mod tests {
             assert_eq!(parse_topic_dir(name), None, "{name}");
         }
         assert_eq!(parse_topic_dir(&"0".repeat(33)), None);
+        assert_eq!(compacted_dir(7), "compacted-7");
+        assert_eq!(parse_compacted_dir("compacted-4294967295"), Some(u32::MAX));
+        for name in ["compacted-", "compacted-0", "compacted-07", "compacted-+7", "compacted-4294967296", "7"] {
+            assert_eq!(parse_compacted_dir(name), None, "{name}");
+        }
         assert_eq!(partition_dir(17), "17");
         assert_eq!(parse_partition_dir("0"), Some(0));
         for name in ["", "-1", "+1", "01", "2147483648", "99999999999999999999", "1a", "wal"] {

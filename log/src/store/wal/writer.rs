@@ -42,7 +42,7 @@ pub(in crate::store) struct Writer {
     pub group_bytes: usize,
     pub acknowledge: Acknowledge,
     /// Of the data directory: nobody else opens it while this writes.
-    pub _lock: Box<dyn Lock>,
+    pub _lock: Arc<dyn Lock>,
 }
 
 impl Writer {

@@ -2,6 +2,8 @@
 //! `-` is a tombstone, `=x` has no key; `commit7` and `abort7` are markers. What is left is written with its offsets:
 //! `0..2 t7 a@0=1 b@1=- until 110`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::readers::recover;
@@ -94,15 +96,17 @@ impl Log {
             last_batches.note(batch);
             let _ = mapping.add(batch)?;
         }
-        let mapped = mapping.finish();
-        let mut cleaner = Cleaner::new(Retain {
-            mapped: &mapped,
-            aborted: &self.aborted,
-            last_batches,
-            high_watermark: self.batches.last().unwrap().next_offset(),
-            delete_retention_ms: RETENTION_MS,
-            now_ms,
-        });
+        let mapped = Arc::new(mapping.finish());
+        let mut cleaner = Cleaner::new(
+            Retain {
+                mapped: Arc::clone(&mapped),
+                last_batches,
+                high_watermark: self.batches.last().unwrap().next_offset(),
+                delete_retention_ms: RETENTION_MS,
+                now_ms,
+            },
+            &self.aborted,
+        );
         let cleaned: Result<Vec<_>, _> = self.batches.iter().map(|batch| cleaner.clean(batch.clone())).collect();
         let outcome = cleaner.finish();
         self.batches = cleaned?.into_iter().flatten().collect();

@@ -1,6 +1,8 @@
 //! A partition with producers that write to it, and passes over it: what the properties are checked on. Nothing is ever
 //! taken out of `written`; `log` is what compaction has made of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -161,7 +163,7 @@ impl Happened {
 
 /// One pass, done but not yet in place.
 pub(super) struct Done {
-    pub mapped: Mapped,
+    pub mapped: Arc<Mapped>,
     pub log: Vec<Batch>,
     pub outcome: Outcome,
 }
@@ -278,18 +280,20 @@ impl World {
                 break;
             }
         }
-        let mapped = mapping.finish();
+        let mapped = Arc::new(mapping.finish());
         let mut last_batches = LastBatches::default();
         let known = self.log.iter().filter(|batch| pass.last_of_all || batch.base_offset() < mapped.end);
         known.for_each(|batch| last_batches.note(batch));
-        let mut cleaner = Cleaner::new(Retain {
-            mapped: &mapped,
-            aborted: &self.aborted,
-            last_batches,
-            high_watermark: Offset(self.next),
-            delete_retention_ms: self.retention_ms,
-            now_ms: self.now_ms,
-        });
+        let mut cleaner = Cleaner::new(
+            Retain {
+                mapped: Arc::clone(&mapped),
+                last_batches,
+                high_watermark: Offset(self.next),
+                delete_retention_ms: self.retention_ms,
+                now_ms: self.now_ms,
+            },
+            &self.aborted,
+        );
         if let Some(mutant) = self.mutant {
             cleaner = cleaner.with_mutant(mutant);
         }

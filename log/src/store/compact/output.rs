@@ -1,0 +1,133 @@
+//! The segment that takes the place of others: its files, in a directory of their own, synced before anybody is told.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use crate::env::{Disk, File, Open, read_full};
+use crate::record::Batch;
+use crate::store::handles::{Handles, Name};
+use crate::store::layout::Suffix;
+use crate::store::partition::{Aborted, Partition};
+use crate::store::seal;
+use crate::store::segment::Segment;
+
+/// What is known of producers in front of a segment; 10,000 of them take 460 KB.
+const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024;
+
+/// See the module. One that is dropped before it is finished leaves its files for [`Output::discard`].
+pub(super) struct Output {
+    name: Name,
+    log: Arc<dyn File>,
+    segment: Segment,
+    /// Every batch was handed on as it came.
+    same: bool,
+}
+
+impl Output {
+    /// Begins the segment that takes the place of `group`; none when the partition is deleted.
+    pub fn begin(
+        disk: &dyn Disk,
+        handles: &Handles,
+        partition: &Partition,
+        group: &[Segment],
+        generation: u32,
+        index_interval: u32,
+    ) -> io::Result<Option<Output>> {
+        let first = &group[0];
+        let segment = Segment { generation, ..Segment::new(first.base, first.created_ms, index_interval) };
+        let name = Name { partition: partition.id, segment: segment.base, generation, suffix: Suffix::Log };
+        let log = {
+            // With the partition its directory goes, and must not come back.
+            let _shape = handles.shape();
+            if partition.is_closed() {
+                return Ok(None);
+            }
+            disk.create_dir(&handles.generation(name.partition, generation))?;
+            disk.open(&handles.path(name), Open::Create)?
+        };
+        Ok(Some(Output { name, log, segment, same: group.len() == 1 }))
+    }
+
+    /// Writes what is left of some batches, all at once.
+    pub fn write(&mut self, batches: &[Batch]) -> io::Result<()> {
+        let from = self.segment.size;
+        let bytes = batches.iter().map(Batch::size).sum::<usize>();
+        if bytes > (i32::MAX as u32 - from) as usize {
+            // Packed anew it may have grown; an index cannot tell of more.
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        for batch in batches {
+            self.segment.push(batch, self.segment.size, 0);
+        }
+        let slices: Vec<IoSlice<'_>> =
+            batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
+        if slices.is_empty() { Ok(()) } else { self.log.write_at(u64::from(from), &slices) }
+    }
+
+    /// Something is left out or different.
+    pub fn changed(&mut self) {
+        self.same = false;
+    }
+
+    /// Whether it would only stand for itself.
+    pub fn is_same(&self) -> bool {
+        self.same
+    }
+
+    /// Writes the files beside and makes all of it durable; none when nothing is left. `before`: what the snapshot of
+    /// producers is taken from. `aborted`: the partition's, as they are when this one is in its place.
+    pub fn finish(
+        mut self,
+        disk: &dyn Disk,
+        handles: &Handles,
+        partition: &Partition,
+        before: &Segment,
+        aborted: &[Aborted],
+    ) -> io::Result<Option<Segment>> {
+        if self.segment.size == 0 {
+            return Ok(None);
+        }
+        self.log.sync_data()?;
+        let mut beside = seal::indexes(&self.segment, aborted);
+        let Name { partition: id, segment: base, .. } = self.name;
+        let snapshot = Name { partition: id, segment: base, generation: before.generation, suffix: Suffix::Snapshot };
+        beside.extend(read(disk, handles, snapshot)?.map(|bytes| (Suffix::Snapshot, bytes)));
+        for (suffix, bytes) in beside {
+            let path = handles.path(Name { suffix, ..self.name });
+            let file = {
+                let _shape = handles.shape();
+                if partition.is_closed() {
+                    return Ok(None);
+                }
+                disk.open(&path, Open::Create)?
+            };
+            file.write_at(0, &[IoSlice::new(&bytes)])?;
+            file.sync_data()?;
+        }
+        disk.sync_dir(&handles.generation(id, self.name.generation))?;
+        disk.sync_dir(&handles.directory(id))?;
+        self.segment.flushed = self.segment.size;
+        (self.segment.index, self.segment.indexed) = (None, true);
+        Ok(Some(self.segment))
+    }
+
+    /// Removes what was written.
+    pub fn discard(disk: &dyn Disk, handles: &Handles, partition: &Partition, generation: u32) -> io::Result<()> {
+        handles.remove(disk, partition.id, crate::record::Offset(0), generation)
+    }
+}
+
+/// The snapshot beside a segment; none where there is none, as beside the first.
+fn read(disk: &dyn Disk, handles: &Handles, name: Name) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(&handles.path(name), Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let len = file.len()?;
+    if len > SNAPSHOT_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; len as usize];
+    read_full(&*file, 0, &mut bytes)?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,121 @@
+//! What compaction has written takes the place of what it read, for readers in one step; and what a crash has left of a
+//! pass goes.
+//!
+//! Nothing is renamed: each compacted segment has a directory of its own, and it is the checkpoint that names it. A crash
+//! before that checkpoint finds the old segments, whose files go only afterwards; a crash behind it finds the new one.
+//! Entries of the write-ahead log that lie below [`Compaction::swapped`] belong to files that are gone, and count for
+//! nothing in recovery.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::super::partition::{Aborted, Compaction, Partition, View};
+use crate::env::Disk;
+use crate::record::{Batch, Offset, TopicPartition};
+use crate::store::handles::Handles;
+use crate::store::layout;
+use crate::store::segment::Segment;
+
+/// A group of neighbours, and what takes their place.
+#[derive(Debug)]
+pub(crate) struct Swap {
+    pub(in crate::store) old: Vec<Segment>,
+    /// None: nothing of them is left.
+    pub(in crate::store) new: Option<Segment>,
+    /// Aborted transactions of which nothing is left.
+    pub void: Vec<Aborted>,
+}
+
+/// Why a swap was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Somebody has laid a claim on the records since the pass began.
+    Held,
+    /// The segments were trimmed away, or the partition was deleted.
+    Gone,
+}
+
+impl Partition {
+    /// Makes the swap, or nothing.
+    pub(in crate::store) fn swap(&self, swap: &Swap) -> Result<(), Refused> {
+        let end = swap.old.last().map_or(Offset(0), |last| last.next);
+        self.unless_held(end, |view| if self.is_closed() { Err(Refused::Gone) } else { view.swap(swap, end) })
+            .unwrap_or(Err(Refused::Held))?;
+        // Only now: a checkpoint in between would have taken note without the change.
+        self.touch();
+        Ok(())
+    }
+
+    /// A pass has come to its end.
+    pub(in crate::store) fn set_cleaned(&self, cleaned: Offset, next_ms: Option<i64>) {
+        {
+            let mut view = self.write_view();
+            let compaction = Compaction { cleaned: view.compaction.cleaned.max(cleaned), next_ms, ..view.compaction };
+            view.compaction = compaction;
+        }
+        self.touch();
+    }
+}
+
+impl View {
+    fn swap(&mut self, swap: &Swap, end: Offset) -> Result<(), Refused> {
+        let Swap { old, new, void } = swap;
+        let first = old.first().ok_or(Refused::Gone)?.base;
+        let at = self.segments.partition_point(|segment| segment.base < first);
+        let there = self.segments.get(at..at + old.len()).ok_or(Refused::Gone)?;
+        let same = |(there, old): (&Segment, &Segment)| {
+            (there.base, there.generation, there.size) == (old.base, old.generation, old.size)
+        };
+        if !there.iter().zip(old).all(same) {
+            return Err(Refused::Gone);
+        }
+        assert!(at + old.len() < self.segments.len(), "the active segment is never replaced");
+        self.segments.splice(at..at + old.len(), new.clone());
+        self.aborted.retain(|aborted| !void.contains(aborted));
+        // Readers see all of it from the files, or some would see what others do not.
+        while self.hot.front().is_some_and(|batch: &Batch| batch.next_offset() <= end) {
+            self.hot.pop_front();
+        }
+        self.compaction.swapped = self.compaction.swapped.max(end);
+        Ok(())
+    }
+}
+
+/// Removes files of the partition that belong to none of its segments: of a pass that a crash has ended, or of segments
+/// that were replaced before it. To be called before the first pass since the start. Returns the highest generation there is.
+pub(in crate::store) fn sweep(disk: &dyn Disk, handles: &Handles, partition: &Partition) -> io::Result<u32> {
+    let directory = handles.directory(partition.id);
+    // The list first: whatever is begun later is in the view, or not in the list.
+    let listed = disk.list(&directory)?;
+    let known: BTreeSet<(Offset, u32)> =
+        partition.read_view().segments.iter().map(|segment| (segment.base, segment.generation)).collect();
+    let mut newest = known.iter().map(|(_, generation)| *generation).max().unwrap_or(0);
+    let mut gone: BTreeSet<(Offset, u32)> = BTreeSet::new();
+    for path in listed {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if let Some(generation) = layout::parse_compacted_dir(name) {
+            newest = newest.max(generation);
+            if !known.iter().any(|(_, known)| *known == generation) {
+                gone.insert((Offset(0), generation));
+            }
+        } else if let Some((base, _)) = layout::parse_segment_file(name)
+            && !known.contains(&(base, 0))
+        {
+            gone.insert((base, 0));
+        }
+    }
+    for (base, generation) in gone {
+        tracing::info!(partition = ?partition.id, base = base.0, generation, "what is left of a replaced segment is removed");
+        handles.remove(disk, partition.id, base, generation)?;
+    }
+    Ok(newest)
+}
+
+/// A segment that was replaced, whose files go when the next checkpoint is in force.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Replaced {
+    pub partition: TopicPartition,
+    pub base: Offset,
+    pub generation: u32,
+    pub size: u32,
+}
