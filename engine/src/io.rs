@@ -1,6 +1,6 @@
 //! The seams to the outside: [`Connector`], [`Source`] and [`Sink`], implemented in `connectors`, driven by `run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -88,6 +88,10 @@ pub enum Gate {
 #[async_trait]
 pub trait Source: Send {
     fn relations(&self) -> &[SourceRelation];
+    /// Before [`Source::start`]: of the relations only these, as (schema, name), are captured, those the source was
+    /// created with; others that match its options by now are left out with a warning. One that is not there any more
+    /// is [`Error::Lost`].
+    fn keep(&mut self, relations: &BTreeSet<(String, String)>) -> Result<(), Error>;
     /// Makes ready to go on after `position`, or to begin with a snapshot when `None` (left-overs of an unfinished
     /// snapshot are removed first). An unusable position is [`Error::Lost`].
     async fn start(&mut self, position: Option<Vec<u8>>) -> Result<(), Error>;

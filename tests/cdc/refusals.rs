@@ -100,7 +100,7 @@ fn a_source_that_does_not_run_is_dropped_with_its_slot() {
     program.execute(&source(&server, "public.*"));
     wait_for("the snapshot", 30, || (program.rows("SELECT id FROM shop.public.t").len() == 1).then_some(()));
     program.stop();
-    server.execute("CREATE TABLE later (id int PRIMARY KEY)");
+    server.execute("ALTER PUBLICATION riverrun_shop DROP TABLE t");
     let program = Program::start(&data);
     wait_for("the source to fail", 30, || {
         format!("{:?}", program.rows("SHOW SOURCES")).contains("failed").then_some(())
@@ -110,6 +110,32 @@ fn a_source_that_does_not_run_is_dropped_with_its_slot() {
     assert!(server.rows("SELECT * FROM pg_publication").is_empty(), "the publication stays");
     program.execute(&source(&server, "public.*"));
     wait_for("the new snapshot", 30, || (program.rows("SELECT id FROM shop.public.t").len() == 1).then_some(()));
+}
+
+#[test]
+fn a_table_that_comes_later_is_left_out_and_said_aloud() {
+    let server = Postgres::start();
+    let scratch = Scratch::new("later");
+    let data = scratch.path().join("data");
+    let program = Program::start(&data);
+    server.execute("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)");
+    program.execute(&source(&server, "public.*"));
+    program.execute("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM shop.public.b");
+    let counts = |program: &Program, count: &str| {
+        wait_for("the view", 30, || (program.rows("SELECT n FROM n") == [[Some(count.to_owned())]]).then_some(()));
+    };
+    counts(&program, "1");
+    server.execute("CREATE TABLE a (id int); CREATE TABLE c (id int PRIMARY KEY)");
+    program.stop();
+    let program = Program::start(&data);
+    server.execute("INSERT INTO a VALUES (5); INSERT INTO c VALUES (5); INSERT INTO b VALUES (2)");
+    counts(&program, "2");
+    assert_eq!(program.rows("SHOW SOURCES")[0][2].as_deref(), Some("running"));
+    let said = Program::said(&data);
+    for table in ["public.a", "public.c"] {
+        let line = said.lines().find(|line| line.contains(table)).unwrap_or_else(|| panic!("no {table} in {said}"));
+        assert!(line.contains("WARN") && line.contains("is not captured"), "{line}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! [`PostgresSource`]: a source from start to removal. Its tasks are joined by a bounded channel.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,14 +148,7 @@ impl PostgresSource {
             table.columns.truncate(*columns);
             Ok(Pinned { index, table })
         };
-        let pinned: Arc<[Pinned]> = position.tables.iter().map(pin).collect::<Result<_, _>>()?;
-        for (index, table) in self.tables.iter().enumerate() {
-            if !pinned.iter().any(|pinned| pinned.index == index) {
-                let table = table.full_name();
-                tracing::warn!(%table, "the table came after the source began and is not captured");
-            }
-        }
-        Ok(pinned)
+        position.tables.iter().map(pin).collect()
     }
 
     fn run(&mut self, snapshot: Option<Snapshot>, stream: Stream) {
@@ -251,6 +245,27 @@ fn check_identity(identity: &Identity, position: &Position) -> Result<(), io::Er
 impl Source for PostgresSource {
     fn relations(&self) -> &[SourceRelation] {
         &self.relations
+    }
+
+    fn keep(&mut self, relations: &BTreeSet<(String, String)>) -> Result<(), io::Error> {
+        let source = &self.settings.source;
+        self.tables.retain(|table| {
+            let kept = relations.contains(&(table.schema.clone(), table.name.clone()));
+            if !kept {
+                let table = table.full_name();
+                tracing::warn!(source, table, "the table came after the source was created and is not captured");
+            }
+            kept
+        });
+        self.relations = self.tables.iter().map(Table::relation).collect();
+        let there = |schema: &str, name: &str| self.tables.iter().any(|t| t.schema == schema && t.name == name);
+        match relations.iter().find(|(schema, name)| !there(schema, name)) {
+            None => Ok(()),
+            Some((schema, name)) => Err(lost(
+                format!("table {schema}.{name} was dropped, renamed or can no longer be captured"),
+                "changes of it are missing: drop the source and create it again",
+            )),
+        }
     }
 
     async fn start(&mut self, position: Option<Vec<u8>>) -> Result<(), io::Error> {

@@ -193,15 +193,17 @@ async fn follow(
 }
 
 async fn connect(start: &mut Start) -> Result<Ingest, engine::io::Error> {
-    let source = match start.source.take() {
+    let mut source = match start.source.take() {
         Some(source) => source,
         None => start.connector.source(&start.name, &start.options).await?,
     };
+    // Tables that came later match the options too.
+    source.keep(&start.topics.keys().cloned().collect())?;
     let topics = source.relations().iter().map(|relation| {
         let key = (relation.schema_name.clone(), relation.name.clone());
         start.topics.get(&key).cloned().ok_or_else(|| engine::io::Error::User {
-            message: format!("table {}.{} is not part of source {}", relation.schema_name, relation.name, start.name),
-            hint: Some("name the tables of the source in its option tables, or drop and create it again".into()),
+            message: format!("bug: table {}.{} has no topic", relation.schema_name, relation.name),
+            hint: None,
         })
     });
     let topics = topics.collect::<Result<Vec<_>, _>>()?;

@@ -9,7 +9,7 @@ mod silence;
 mod stream;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use super::source::PostgresSource;
 struct Capture {
     options: Options,
     name: String,
+    kept: BTreeSet<(String, String)>,
     source: PostgresSource,
     /// Committed.
     log: Vec<(usize, NewRecord)>,
@@ -40,7 +41,17 @@ struct Capture {
 impl Capture {
     async fn start(name: &str, options: Options) -> Capture {
         let source = open(name, &options).await.unwrap();
+        let of = |relation: &SourceRelation| (relation.schema_name.clone(), relation.name.clone());
+        let kept = source.relations().iter().map(of).collect();
+        Capture::start_of(name, options, &kept).await
+    }
+
+    /// A source created with these tables, whatever there is besides.
+    async fn start_of(name: &str, options: Options, kept: &BTreeSet<(String, String)>) -> Capture {
+        let mut source = open(name, &options).await.unwrap();
+        source.keep(kept).unwrap();
         let mut capture = Capture {
+            kept: kept.clone(),
             options,
             name: name.to_owned(),
             source,
@@ -71,6 +82,7 @@ impl Capture {
     async fn restart(&mut self) -> Result<(), Error> {
         self.open.clear();
         self.source = open(&self.name, &self.options).await?;
+        self.source.keep(&self.kept)?;
         self.source.start(self.position.clone()).await
     }
 

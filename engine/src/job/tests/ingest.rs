@@ -1,6 +1,7 @@
 //! The driver of a source: under crashes and broken connections every source transaction is in the log once, in order,
 //! and nothing is called durable that is not.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,6 +55,10 @@ fn rows(numbers: impl IntoIterator<Item = i64>) -> Vec<(usize, log::NewRecord)> 
 impl Source for Script {
     fn relations(&self) -> &[SourceRelation] {
         &self.relations
+    }
+
+    fn keep(&mut self, _: &BTreeSet<(String, String)>) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn start(&mut self, position: Option<Vec<u8>>) -> Result<(), Error> {
