@@ -60,6 +60,12 @@ impl Table {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
+    /// What is said when the key has gone.
+    pub fn keyless(&self) -> String {
+        let columns: Vec<&str> = self.key.iter().map(|&at| self.columns[at].name.as_str()).collect();
+        format!("the key ({}) of table {} was dropped or changed", columns.join(", "), self.full_name())
+    }
+
     pub fn relation(&self) -> SourceRelation {
         let fields: Vec<_> =
             self.columns.iter().map(|c| field(&c.name, c.base_oid, c.base_mod, &c.base_name)).collect();
@@ -106,6 +112,35 @@ const INDEXES: &str = "
     SELECT indrelid, indisprimary, indisreplident, (string_to_array(indkey::text, ' ')::int2[])[1:indnkeyatts]
     FROM pg_index
     WHERE indrelid = ANY($1) AND (indisprimary OR indisreplident) AND indisvalid AND indimmediate";
+
+const UNIQUE: &str = "
+    SELECT attrelid, false, array_agg(attname::text)
+    FROM pg_attribute WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid
+    UNION ALL
+    SELECT i.indrelid, true, array_agg(a.attname::text)
+    FROM pg_index i
+    CROSS JOIN LATERAL unnest((string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts]) k
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k
+    WHERE i.indrelid = ANY($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
+      AND i.indpred IS NULL AND i.indexprs IS NULL
+    GROUP BY i.indexrelid, i.indrelid";
+
+/// A table in which the key that it had when it was captured is no longer unique. Where a column of it is gone or
+/// renamed, the stream says so with the next change.
+pub async fn keyless<'a>(client: &Client, tables: &[&'a Table]) -> Result<Option<&'a Table>, Error> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rows = client.query(UNIQUE, &[&oids]).await?;
+    let sets: Vec<(u32, bool, Vec<String>)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let is_keyless = |table: &&&Table| {
+        let key: Vec<&String> = table.key.iter().map(|&at| &table.columns[at].name).collect();
+        let mut of_table = sets.iter().filter(|(oid, ..)| *oid == table.oid);
+        let there = |(_, index, columns): &(u32, bool, Vec<String>)| !index && key.iter().all(|c| columns.contains(c));
+        let unique =
+            |(_, index, columns): &(u32, bool, Vec<String>)| *index && columns.iter().all(|c| key.contains(&c));
+        !key.is_empty() && of_table.clone().any(there) && !of_table.any(unique)
+    };
+    Ok(tables.iter().find(is_keyless).copied())
+}
 
 /// The tables chosen, by name. A table that is named but is not there, or cannot be captured, is an error; one that a
 /// pattern merely meets is left out where it cannot be.

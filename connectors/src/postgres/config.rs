@@ -94,7 +94,7 @@ pub struct Pace {
     pub idle_bytes: u64,
     /// How long making a slot may wait for open transactions.
     pub slot_patience: Duration,
-    /// How often it is looked whether the captured tables are still published.
+    /// How often it is looked whether the captured tables are still published and have their keys.
     pub watch: Duration,
 }
 
@@ -105,7 +105,7 @@ impl Default for Pace {
             idle: Duration::from_secs(10),
             idle_bytes: 16 << 20,
             slot_patience: Duration::from_secs(60),
-            watch: Duration::from_secs(30),
+            watch: Duration::from_secs(2),
         }
     }
 }

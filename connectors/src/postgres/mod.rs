@@ -23,6 +23,7 @@ mod source;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use async_trait::async_trait;
 use engine::io::{Connector, Error, Finding, OptionSpec, Options, Sink, Source};

@@ -1,5 +1,6 @@
 //! What a source makes and checks on the server: the slot and the publication, by SQL.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use engine::io;
@@ -214,26 +215,49 @@ pub async fn check_slot(client: &Client, settings: &Settings, position: &Positio
     }
 }
 
-/// Checks that every captured table is still published.
-pub async fn check_publication(client: &Client, settings: &Settings, tables: &[&Table]) -> Result<(), io::Error> {
+/// Checks that every change of every captured table is still published, under the table's own name. Gives the oid of the
+/// publication's entry by that of the table.
+pub async fn check_publication(
+    client: &Client,
+    settings: &Settings,
+    tables: &[&Table],
+) -> Result<HashMap<u32, u32>, io::Error> {
     let name = &settings.publication;
-    if publication(client, name).await?.is_none() {
-        return Err(lost(
-            format!("publication {name} is gone"),
-            "changes were not recorded: drop the source and create it again",
-        ));
+    let rows = client.query(PUBLISHED, &[name]).await.map_err(Error::from)?;
+    let Some(first) = rows.first() else {
+        return Err(lost(format!("publication {name} is gone"), NOT_RECORDED));
+    };
+    if !first.get::<_, bool>(2) {
+        let message = format!("publication {name} no longer publishes every insert, update, delete and truncate");
+        return Err(lost(message, NOT_RECORDED));
     }
-    let sql =
-        "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1";
-    let rows = client.query(sql, &[name]).await.map_err(Error::from)?;
-    let published: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
-    match tables.iter().find(|table| !published.contains(&table.oid)) {
-        None => Ok(()),
-        Some(table) => Err(lost(
-            format!("table {} is no longer in the publication {name}", table.full_name()),
-            "changes of it were not recorded: drop the source and create it again",
-        )),
+    let mut entries = HashMap::new();
+    for row in &rows {
+        let (Some(entry), Some(oid)) = (row.get::<_, Option<u32>>(0), row.get::<_, Option<u32>>(1)) else { continue };
+        let partial: bool = row.get(3);
+        if partial && let Some(table) = tables.iter().find(|table| table.oid == oid) {
+            return Err(unpublished(settings, table, "has a row filter or a column list in"));
+        }
+        entries.insert(oid, entry);
     }
+    match tables.iter().find(|table| !entries.contains_key(&table.oid)) {
+        None => Ok(entries),
+        Some(table) => Err(unpublished(settings, table, "was taken out or dropped: it is no longer in")),
+    }
+}
+
+const NOT_RECORDED: &str = "changes were not recorded: drop the source and create it again";
+
+/// The entries of a publication; one without a table where it has none. `to_jsonb`: row filters and column lists came
+/// with PostgreSQL 15.
+const PUBLISHED: &str = "
+    SELECT r.oid, r.prrelid, p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND p.pubviaroot,
+           coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NOT NULL
+    FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = $1";
+
+/// That changes of a table are missing.
+pub fn unpublished(settings: &Settings, table: &Table, how: &str) -> io::Error {
+    lost(format!("table {} {how} the publication {}", table.full_name(), settings.publication), NOT_RECORDED)
 }
 
 /// Who keeps a new slot waiting: the oldest open transaction.

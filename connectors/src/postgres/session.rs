@@ -32,6 +32,8 @@ pub struct Session {
     handed: Lsn,
     /// The server waits for what it sent to be durable: it is about to stop.
     hurried: bool,
+    /// A table was announced in a way that leaves open whether its key still is one.
+    doubtful: bool,
     /// Room for the images of one change.
     rows: [Vec<Value<'static>>; 2],
 }
@@ -59,6 +61,7 @@ impl Session {
             transaction: None,
             handed: position.end,
             hurried: false,
+            doubtful: false,
             position,
             rows: Default::default(),
         }
@@ -110,6 +113,11 @@ impl Session {
 
     pub fn is_hurried(&self) -> bool {
         self.hurried
+    }
+
+    /// Whether the keys of the tables are to be looked up before more comes in; told once.
+    pub fn take_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubtful)
     }
 
     /// Whether no transaction is open.
@@ -165,6 +173,7 @@ impl Session {
             return Ok(());
         };
         let live = Live::announced(pinned, message)?;
+        self.doubtful |= Live::in_doubt(pinned, message);
         let identity = message.columns.iter().map(|column| column.identity).collect();
         self.live.insert(message.oid, (live, identity));
         Ok(())

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use engine::io::{self, Source, SourceBatch, SourceRelation};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
 use super::catalog::Table;
 use super::check;
@@ -21,6 +20,7 @@ use super::server;
 use super::session::Session;
 use super::snapshot::Snapshot;
 use super::stream::{Progress, follow, report};
+use super::watch::Watch;
 
 /// Chunks on their way to the driver, about a megabyte each.
 const CHUNKS_MAX: usize = 4;
@@ -187,7 +187,7 @@ async fn work(
     // The slot is ours now. Had somebody moved it on since it was checked, the server would have begun there silently.
     let client = server::connect(&settings).await?;
     server::check_slot(&client, &settings, &position).await?;
-    let captured = Arc::clone(&tables);
+    let (watch, doubts) = Watch::begin(client, settings.clone(), Arc::clone(&tables)).await?;
     let session = Session::new(&settings.source, tables, position, settings.transaction_metadata);
     let mut reporting = JoinSet::new();
     let reported = Arc::clone(&progress);
@@ -199,25 +199,8 @@ async fn work(
     });
     tokio::select! {
         biased;
-        followed = follow(receiver, session, &progress, out, settings.pace, silence) => Ok(followed?),
-        gone = watch_publication(client, &settings, &captured) => Err(gone),
-    }
-}
-
-/// Returns when a captured table has left the publication, as a dropped one does: the stream is silent about it.
-async fn watch_publication(client: Client, settings: &Settings, captured: &[Pinned]) -> io::Error {
-    let tables: Vec<&Table> = captured.iter().map(|pinned| &pinned.table).collect();
-    loop {
-        tokio::time::sleep(settings.pace.watch).await;
-        match server::check_publication(&client, settings, &tables).await {
-            Err(lost @ io::Error::Lost { .. }) => return lost,
-            // A connection that fails is the stream's to tell; this one is not waited for.
-            Err(error) if client.is_closed() => {
-                tracing::debug!(%error, "the captured tables are not watched any more");
-                return std::future::pending().await;
-            }
-            Err(_) | Ok(()) => {}
-        }
+        followed = follow(receiver, session, &progress, out, doubts, settings.pace, silence) => Ok(followed?),
+        gone = watch.run() => Err(gone),
     }
 }
 

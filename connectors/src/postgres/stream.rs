@@ -15,6 +15,7 @@ use super::protocol::lsn::Lsn;
 use super::protocol::walsender::{Receiver, Sender};
 use super::protocol::wire::{self, Replication};
 use super::session::Session;
+use super::watch::Doubts;
 
 /// How far the stream has come.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub async fn follow(
     mut session: Session,
     progress: &Progress,
     out: &mpsc::Sender<Result<SourceBatch, io::Error>>,
+    doubts: Doubts,
     pace: Pace,
     silence: Duration,
 ) -> Result<(), Error> {
@@ -71,6 +73,10 @@ pub async fn follow(
             take_frame(frame, &mut session, progress)?;
             let size = frame.size();
             receiver.frames.consume(size);
+            if session.take_doubt() {
+                doubts.settle(silence).await?;
+                quiet.heard();
+            }
         }
         let due = Instant::now() >= idle_at || session.is_hurried() && session.idle_bytes() > 0;
         let idle = session.is_between() && (due || session.idle_bytes() >= pace.idle_bytes);

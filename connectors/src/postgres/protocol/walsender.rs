@@ -25,7 +25,7 @@ const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// The session settings that make PostgreSQL's text forms what `types` reads, on every connection of ours.
 pub const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c bytea_output=hex \
                            -c extra_float_digits=3 -c statement_timeout=0 -c lock_timeout=0 \
-                           -c idle_in_transaction_session_timeout=0 -c row_security=off";
+                           -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c row_security=off";
 
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}

@@ -57,6 +57,11 @@ impl Live {
                 return Err(Error::Changed(format!("the type of column {column} of table {name} was changed")));
             }
         }
+        // Under the default identity the announced columns are the primary key's. What other identities hold says
+        // nothing of the key: that is looked up.
+        if message.replica_identity == b'd' && !table.key.is_empty() && !is_key(table, message) {
+            return Err(Error::Changed(table.keyless()));
+        }
         let place = |column: &str| message.columns.iter().position(|now| now.name == column);
         let key = table.key.iter().map(|&at| place(&table.columns[at].name).expect("found above")).collect();
         let kind = |now: &super::super::protocol::pgoutput::ColumnMessage<'_>| {
@@ -68,6 +73,12 @@ impl Live {
             names: names(&table.schema, &table.name),
             kinds: message.columns.iter().map(kind).collect(),
         })
+    }
+
+    /// Whether the message leaves open if the captured key still is one.
+    pub fn in_doubt(Pinned { table, .. }: &Pinned, message: &RelationMessage<'_>) -> bool {
+        let by_index = matches!(message.replica_identity, b'd' | b'i');
+        !table.key.is_empty() && !(by_index && is_key(table, message))
     }
 
     pub fn width(&self) -> usize {
@@ -110,4 +121,11 @@ impl Live {
         }
         Ok(())
     }
+}
+
+/// Whether the announced identity is exactly the captured key.
+fn is_key(table: &Table, message: &RelationMessage<'_>) -> bool {
+    let held = |name: &str| table.key.iter().any(|&at| table.columns[at].name == name);
+    let identity = message.columns.iter().filter(|column| column.identity);
+    identity.clone().count() == table.key.len() && identity.clone().all(|column| held(column.name))
 }

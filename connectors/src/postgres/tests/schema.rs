@@ -3,13 +3,17 @@
 use super::*;
 
 async fn captured(database: &str) -> (Arc<Server>, Client, Capture) {
-    let (server, client) = setup(
-        database,
-        "CREATE TABLE t (id int PRIMARY KEY, v numeric(10,2), w text); INSERT INTO t VALUES (1, 1, 'a')",
-    )
-    .await;
-    let capture = Capture::snapshot(database, server.options(database, &[])).await;
+    let (server, client) = setup(database, "").await;
+    let capture = anew(&server, &client, database).await;
     (server, client, capture)
+}
+
+/// The table as it was at first, captured anew.
+async fn anew(server: &Server, client: &Client, database: &str) -> Capture {
+    let table = "DROP TABLE IF EXISTS t; CREATE TABLE t (id int PRIMARY KEY, v numeric(10,2), w text);
+                 INSERT INTO t VALUES (1, 1, 'a')";
+    client.batch_execute(table).await.unwrap();
+    Capture::snapshot(database, server.options(database, &[("publication.name", "p")])).await
 }
 
 /// The error that ends the stream.
@@ -72,6 +76,110 @@ async fn a_replaced_table_is_seen_while_it_runs_and_at_the_next_start() {
     let error = message(&capture.restart().await.unwrap_err());
     assert_says(&error, &["lost:", "dropped, replaced"]);
     capture.source.remove().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_comes_later_is_left_out_and_one_that_went_is_named() {
+    let (server, client) = setup("later", "CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)").await;
+    let options = server.options("later", &[]);
+    let kept = |names: &[&str]| names.iter().map(|name| ("public".to_owned(), (*name).to_owned())).collect();
+    // Before the first snapshot and at a later start; `a` stands before `b` and has no key.
+    client.batch_execute("CREATE TABLE a (id int)").await.unwrap();
+    let mut capture = Capture::start_of("later", options, &kept(&["b"])).await;
+    while !capture.snapshot_done {
+        capture.step().await.unwrap();
+    }
+    client.batch_execute("CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (1)").await.unwrap();
+    capture.restart().await.unwrap();
+    client.batch_execute("INSERT INTO a VALUES (7); INSERT INTO b VALUES (2)").await.unwrap();
+    capture.settle(&client).await.unwrap();
+    assert_eq!(capture.lines(0), [r#"0 r {"id":1} null {"id":1}"#, r#"0 c {"id":2} null {"id":2}"#]);
+
+    let error = capture.source.keep(&kept(&["b", "gone"])).unwrap_err();
+    assert_says(&message(&error), &["lost:", "public.gone", "dropped"]);
+    capture.source.remove().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_goes_is_noticed_before_the_next_change_and_without_one() {
+    let gone = "ALTER TABLE t DROP CONSTRAINT t_pkey";
+    let full = "ALTER TABLE t REPLICA IDENTITY FULL";
+    let change = "INSERT INTO t VALUES (1, 3, 'c'); INSERT INTO t VALUES (1, 4, 'c')";
+    let (server, client) = setup("keyless", "").await;
+    for (watched, sql) in [
+        (false, format!("{gone}; {change}")),
+        (false, format!("{full}; {gone}; {change}")),
+        (false, format!("{full}; UPDATE t SET w = 'b'; {gone}; {change}")),
+        (false, format!("ALTER TABLE t REPLICA IDENTITY NOTHING; {gone}; {change}")),
+        (false, format!("{gone}, ADD PRIMARY KEY (v); INSERT INTO t VALUES (1, 3, 'c')")),
+        (false, format!("{full}; {gone}; CREATE UNIQUE INDEX ON t (id) WHERE v < 2; {change}")),
+        (true, gone.to_owned()),
+        (true, format!("{full}; {gone}; CREATE UNIQUE INDEX ON t (id, v)")),
+    ] {
+        let mut capture = anew(&server, &client, "keyless").await;
+        if !watched {
+            capture.source.settings.pace.watch = Duration::from_secs(3600);
+            // The former connection may hold the slot a little longer.
+            let deadline = Deadline::new();
+            while capture.source.start(capture.position.clone()).await.is_err()
+                || capture.settle(&client).await.is_err()
+            {
+                deadline.check("the stream to go on");
+            }
+        }
+        client.batch_execute(&sql).await.unwrap();
+        let error = ends(&mut capture).await;
+        assert_says(&error, &["lost:", "key (id) of table public.t was dropped or changed", "drop the source"]);
+        let wrong: Vec<String> = capture.lines(1).into_iter().filter(|line| line.contains(r#""w":"c""#)).collect();
+        assert_eq!(wrong, [""; 0], "{sql}");
+        assert_says(&message(&capture.restart().await.unwrap_err()), &["lost:", "public.t"]);
+        capture.source.remove().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_stays_one_goes_on() {
+    let (server, client) = setup("keyed", "").await;
+    for sql in [
+        "BEGIN; ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (id); COMMIT",
+        "ALTER TABLE t RENAME CONSTRAINT t_pkey TO other",
+        "ALTER TABLE t REPLICA IDENTITY FULL",
+        "ALTER TABLE t REPLICA IDENTITY NOTHING",
+        "CREATE UNIQUE INDEX other ON t (id); ALTER TABLE t REPLICA IDENTITY USING INDEX other",
+        "ALTER TABLE t REPLICA IDENTITY FULL; CREATE UNIQUE INDEX ON t (id); ALTER TABLE t DROP CONSTRAINT t_pkey",
+    ] {
+        let mut capture = anew(&server, &client, "keyed").await;
+        client.batch_execute(sql).await.unwrap();
+        client.batch_execute("INSERT INTO t VALUES (2, 2, 'b')").await.unwrap();
+        capture.settle(&client).await.unwrap();
+        assert_eq!(capture.lines(1), [r#"0 c {"id":2} null {"id":2,"v":"2.00","w":"b"}"#], "{sql}");
+        capture.source.remove().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_are_not_published_any_more_are_noticed_while_it_runs() {
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'riverrun pub (sql)'";
+    let (server, client) = setup("pub", "").await;
+    for (sql, part) in [
+        ("ALTER PUBLICATION p DROP TABLE t".to_owned(), "public.t was taken out"),
+        ("ALTER PUBLICATION p DROP TABLE t; ALTER PUBLICATION p ADD TABLE t".to_owned(), "public.t was for a while"),
+        ("ALTER PUBLICATION p SET TABLE t WHERE (id > 5)".to_owned(), "public.t has a row filter"),
+        ("ALTER PUBLICATION p SET TABLE t (id, v)".to_owned(), "public.t has a row filter or a column list"),
+        ("ALTER PUBLICATION p SET (publish = 'insert, delete')".to_owned(), "no longer publishes every"),
+        ("ALTER PUBLICATION p SET (publish_via_partition_root = false)".to_owned(), "no longer publishes every"),
+        ("DROP PUBLICATION p".to_owned(), "is gone"),
+        (format!("{cut}; ALTER PUBLICATION p DROP TABLE t"), "public.t was taken out"),
+    ] {
+        let mut capture = anew(&server, &client, "pub").await;
+        client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+        capture.settle(&client).await.unwrap();
+        for statement in sql.split("; ") {
+            client.batch_execute(statement).await.unwrap();
+        }
+        assert_says(&ends(&mut capture).await, &["lost:", part, "publication p", "create it again"]);
+        capture.source.remove().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
