@@ -84,7 +84,7 @@ pub enum Gate {
 }
 
 /// Pulls changes from outside. The driver loop: `next` → append → at a boundary commit with the position → `durable`.
-/// `next` is not cancel safe; `durable` is cheap and may be called at any time.
+/// `next` is cancel safe; `durable` is cheap and is called while `next` waits too.
 #[async_trait]
 pub trait Source: Send {
     fn relations(&self) -> &[SourceRelation];

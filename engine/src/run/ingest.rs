@@ -380,21 +380,34 @@ async fn read(
     let mut started = source.start(position).await;
     loop {
         let batch = match started {
-            Ok(()) => source.next().await,
+            Ok(()) => next(source, &mut durable).await,
             Err(error) => Err(error),
         };
         started = Ok(());
-        if durable.has_changed().unwrap_or(false)
-            && let Some(position) = &*durable.borrow_and_update()
-        {
-            source.durable(position);
-        }
         let last = batch.is_err();
         let bytes = batch.as_ref().map_or(1, |batch| batch.records.iter().map(|(_, r)| record_bytes(r)).sum());
         let claim = u32::try_from(bytes.clamp(1, budget_bytes)).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&budget).acquire_many_owned(claim).await else { return };
         if send.send((batch, permit)).await.is_err() || last {
             return;
+        }
+    }
+}
+
+/// The next records. Meanwhile the source hears what has become durable: the outside may wait for that before it says more.
+async fn next(source: &mut dyn Source, durable: &mut watch::Receiver<Option<Vec<u8>>>) -> Result<SourceBatch, Error> {
+    let mut told = true;
+    loop {
+        tokio::select! {
+            biased;
+            changed = durable.changed(), if told => {
+                // Without the writer nothing is handed over any more either.
+                told = changed.is_ok();
+                if told && let Some(position) = &*durable.borrow_and_update() {
+                    source.durable(position);
+                }
+            }
+            batch = source.next() => return batch,
         }
     }
 }

@@ -23,6 +23,8 @@ struct Outside {
     breaks_after: u64,
     calls: u64,
     lost: bool,
+    /// At the end it says nothing more.
+    patient: bool,
 }
 
 struct Script {
@@ -73,6 +75,10 @@ impl Source for Script {
 
     async fn next(&mut self) -> Result<SourceBatch, Error> {
         self.env.sleep(Duration::from_micros(300)).await;
+        let over = |outside: &Outside| outside.patient && self.at.0 == outside.transactions.len();
+        if over(&self.outside.lock().unwrap()) {
+            return std::future::pending().await;
+        }
         let mut outside = self.outside.lock().unwrap();
         outside.calls += 1;
         if outside.lost {
@@ -114,7 +120,8 @@ impl Source for Script {
 
 fn outside(transactions: i64, breaks_after: u64) -> Arc<Mutex<Outside>> {
     let transactions = (0..transactions).map(|at| (at * 100..at * 100 + 1 + at % 8).collect()).collect();
-    Arc::new(Mutex::new(Outside { snapshot: 45, transactions, durable: 0, breaks_after, calls: 0, lost: false }))
+    let now = Outside { snapshot: 45, transactions, durable: 0, breaks_after, calls: 0, lost: false, patient: false };
+    Arc::new(Mutex::new(now))
 }
 
 async fn begin(world: &World, outside: &Arc<Mutex<Outside>>) -> Result<(Arc<log::Node>, Ingest), String> {
@@ -207,6 +214,19 @@ fn what_is_lost_is_said_and_not_tried_again() {
         let failed = world.env.timeout(LONG, failed).await.unwrap().unwrap().clone();
         assert_eq!(failed.state, IngestState::Failed { message: "the slot is gone".into(), hint: None });
         assert_eq!(failed.rows, all(&outside).len() as u64);
+        ingest.stop().await;
+    });
+}
+
+/// A PostgreSQL that shuts down waits for it and sends nothing.
+#[test]
+fn what_is_durable_is_said_while_the_source_waits_for_more() {
+    let world = World::new(5);
+    let outside = outside(5, 1000);
+    outside.lock().unwrap().patient = true;
+    world.run(async {
+        let (_node, ingest) = begin(&world, &outside).await.unwrap();
+        done(&world, &outside).await;
         ingest.stop().await;
     });
 }
