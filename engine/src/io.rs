@@ -61,6 +61,13 @@ pub struct SourceRelation {
     pub format: &'static str,
 }
 
+/// `max.message.bytes` of the topics that sources and jobs write, so that a large row of a database passes. A batch must
+/// fit into a file of the write-ahead log (128 MiB unless told), and is in memory some times while it is on its way.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
+
+/// Key and value of one record together: a mebibyte of its batch is for what surrounds them.
+pub const RECORD_BYTES_MAX: usize = BATCH_BYTES_MAX - (1 << 20);
+
 /// What a source hands over in one step.
 #[derive(Debug, Default)]
 pub struct SourceBatch {

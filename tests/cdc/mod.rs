@@ -2,6 +2,7 @@
 
 mod expected;
 mod kills;
+mod large;
 mod refusals;
 mod removal;
 mod silence;

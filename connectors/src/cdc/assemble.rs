@@ -7,6 +7,7 @@
 //! - What `after` lacks because it is unchanged is taken from `before` where that has it, and left out otherwise.
 
 use bytes::Bytes;
+use engine::io::RECORD_BYTES_MAX;
 use log::{Header, NewRecord};
 
 use crate::cdc::envelope::{Frame, Order, Relation};
@@ -18,6 +19,8 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// A chunk that ends at a commit is handed over at this size even when more is at hand: small transactions then seldom
 /// straddle two chunks.
 const CHUNK_BYTES_WHOLE: usize = 256 << 10;
+/// Of a key in a message.
+const KEY_SHOWN_BYTES: usize = 200;
 
 /// A change that cannot be written as a record without inventing something.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +31,10 @@ pub enum Unfit {
         "a change of {relation}, which has no key, does not carry the whole row before it (column {column} is missing)"
     )]
     NoBefore { relation: String, column: String },
+    #[error(
+        "the row of {relation} with the key {key} makes a record of {size} bytes (value before and after, as JSON), over the limit of {limit} bytes"
+    )]
+    TooLarge { relation: String, key: String, size: usize, limit: usize },
 }
 
 /// Gathers the records of one chunk.
@@ -221,6 +228,14 @@ impl Assembler {
         let transaction = self.transaction.as_mut().map(|counts| counts.next(relation.index));
         let frame = Frame { op, now_us, transaction };
         relation.write_value(&mut self.bytes, &frame, before, after, source);
+        let size = self.bytes.len() - from;
+        if size > RECORD_BYTES_MAX {
+            let shown = &self.bytes[from..middle.min(from + KEY_SHOWN_BYTES)];
+            let key = if keyed { String::from_utf8_lossy(shown).into_owned() } else { "none".to_owned() };
+            self.bytes.truncate(from);
+            let relation = relation.name.clone();
+            return Err(Unfit::TooLarge { relation, key, size, limit: RECORD_BYTES_MAX });
+        }
         self.entries.push(Entry {
             relation: relation.index,
             key: keyed.then_some((from, middle)),

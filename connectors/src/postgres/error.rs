@@ -79,6 +79,10 @@ impl From<Error> for io::Error {
                 message,
                 hint: Some("drop the source, its topic of this table too, and create it again: it then begins with a new snapshot".into()),
             },
+            Error::Unfit { unfit: Unfit::TooLarge { .. }, .. } => io::Error::Lost {
+                message,
+                hint: Some("shorten the row in the database, or leave its table out with the option exclude; then drop the source and create it again".into()),
+            },
             Error::Unfit { .. } => io::Error::Lost {
                 message,
                 hint: Some("the table's REPLICA IDENTITY was changed while it was captured: set it to FULL or DEFAULT, drop the source and create it again".into()),

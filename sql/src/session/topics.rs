@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use engine::io::BATCH_BYTES_MAX;
 use log::cluster::config::{self, USED_BY, WRITER};
 
 use super::server::Server;
@@ -36,6 +37,13 @@ pub fn keep_all() -> log::TopicConfig {
     BTreeMap::from([("retention.ms".to_owned(), "-1".to_owned())])
 }
 
+/// Topics that riverrun alone writes take what a row of a database can be.
+fn take_large(config: &mut log::TopicConfig) {
+    config.insert(LARGEST.to_owned(), BATCH_BYTES_MAX.to_string());
+}
+
+const LARGEST: &str = "max.message.bytes";
+
 /// The topic of a captured table: one that is there already is taken over.
 pub async fn source_topic(server: &Server, source: &str, name: &str, partitions: i32) -> Result<log::Topic> {
     if let Some(topic) = server.cluster.topic(name) {
@@ -43,6 +51,7 @@ pub async fn source_topic(server: &Server, source: &str, name: &str, partitions:
         return Ok(topic);
     }
     let mut config = keep_all();
+    take_large(&mut config);
     config.insert(WRITER.to_owned(), format!("{SOURCE_WRITER}{source}"));
     create_topic(server, name, partitions, config).await
 }
@@ -83,6 +92,7 @@ pub async fn output_topic(
         true => BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]),
         false => keep_all(),
     };
+    take_large(&mut config);
     config.insert(WRITER.to_owned(), owner.to_owned());
     create_topic(server, name, partitions, config).await
 }
@@ -132,6 +142,10 @@ pub async fn mark(server: &Server) -> Result<()> {
         want(USED_BY, (!users.is_empty()).then(|| users.chars().take(USERS_CHARS_MAX).collect()));
         let of_source = config::writer(&topic.config).is_none_or(|w| w.starts_with(SOURCE_WRITER));
         if of_source {
+            // One of a source made before topics took large records takes them from now on.
+            if writer.is_some() && !topic.config.contains_key(LARGEST) {
+                want(LARGEST, Some(BATCH_BYTES_MAX.to_string()));
+            }
             want(WRITER, writer);
         }
         if !changes.is_empty() {
