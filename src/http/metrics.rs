@@ -84,7 +84,7 @@ fn labels(job: &JobStatus) -> [(&'static str, &str); 2] {
 /// How old what a view shows is: 0 while every record of its inputs is in it, else the age of the newest epoch's cut.
 fn freshness(page: &mut Page, env: &log::Env, running: &Running, engine: &EngineMetrics) {
     let name = "riverrun_view_freshness_seconds";
-    page.family(name, "gauge", "Age of what a view shows; +Inf when it waits or has stopped.");
+    page.family(name, "gauge", "Age of what a view shows; +Inf when it waits, has stopped or its source has failed.");
     let pin = running.engine.pin();
     let covered = pin
         .cut()
@@ -92,9 +92,10 @@ fn freshness(page: &mut Page, env: &log::Env, running: &Running, engine: &Engine
         .iter()
         .all(|(partition, end)| running.node.log(*partition).is_ok_and(|log| log.bounds().last_stable <= *end));
     let age = if covered { 0.0 } else { (env.now_us() - pin.now_us()).max(0) as f64 / 1e6 };
+    let stalled = running.sql.stalled_relations();
     for job in engine.jobs.iter().filter(|job| job.view) {
-        let readable = job.state == JobState::Running;
-        page.sample(name, &[("view", &job.name)], if readable { age } else { f64::INFINITY });
+        let fresh = job.state == JobState::Running && !stalled.contains(&job.name);
+        page.sample(name, &[("view", &job.name)], if fresh { age } else { f64::INFINITY });
     }
 }
 
@@ -104,9 +105,11 @@ fn sources(page: &mut Page, running: &Running) {
     for source in &sources {
         page.sample("riverrun_cdc_rows_total", &[("source", &source.name)], source.rows as f64);
     }
-    page.family("riverrun_cdc_lag_seconds", "gauge", "Age of a source's newest record when it was committed.");
+    let help = "Age of a source's newest record when it was committed; +Inf when the source has failed.";
+    page.family("riverrun_cdc_lag_seconds", "gauge", help);
     for source in &sources {
-        page.sample("riverrun_cdc_lag_seconds", &[("source", &source.name)], source.lag_ms as f64 / 1e3);
+        let lag = if source.state == "failed" { f64::INFINITY } else { source.lag_ms as f64 / 1e3 };
+        page.sample("riverrun_cdc_lag_seconds", &[("source", &source.name)], lag);
     }
     page.family("riverrun_health", "gauge", "1 for the status that an entity has.");
     for source in &sources {

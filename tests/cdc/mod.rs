@@ -7,4 +7,5 @@ mod refusals;
 mod removal;
 mod silence;
 mod snapshot_and_stream;
+mod stops;
 mod workload;

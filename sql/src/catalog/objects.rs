@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engine::graph::RelationId;
 
-use super::{Class, DATABASE, Draft, Kind, Name, Object};
+use super::{Class, DATABASE, Draft, Kind, Name, Object, Table};
 use crate::error::{Error, Result, sqlstate};
 
 /// One state of the catalog; cheap to hold, never changes.
@@ -65,6 +65,19 @@ impl Objects {
     /// The tables that the source captures.
     pub fn tables_of<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
         self.all().filter(move |o| matches!(&o.kind, Kind::Table(t) if t.source.as_deref() == Some(source)))
+    }
+
+    /// The sources that the object rests on, through tables and views.
+    pub fn sources_of(&self, object: &Object) -> BTreeSet<String> {
+        let (mut sources, mut seen, mut left) = (BTreeSet::new(), BTreeSet::new(), vec![object.id]);
+        while let Some(id) = left.pop() {
+            let Some(object) = self.get(id).filter(|_| seen.insert(id)) else { continue };
+            if let Kind::Table(Table { source: Some(source), .. }) = &object.kind {
+                sources.insert(source.clone());
+            }
+            left.extend(&object.depends_on);
+        }
+        sources
     }
 
     /// Databases one can connect to: `riverrun` and the sources.

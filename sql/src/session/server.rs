@@ -1,6 +1,6 @@
 //! [`Server`]: what all sessions share, and its start: everything the catalog names is made to stand again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::common::Constraints;
@@ -215,6 +215,18 @@ impl Server {
             SourceReport { name, state: status.state, rows: status.rows, lag_ms: status.lag_ms, detail: status.detail }
         });
         sources.collect()
+    }
+
+    /// Why nothing new comes to a table, view or sink: a source it rests on has failed.
+    pub fn stalled(&self, object: &Object) -> Option<String> {
+        self.catalog.objects().sources_of(object).iter().find_map(|name| self.sources.failure(name))
+    }
+
+    /// The names of all relations to which nothing new comes.
+    pub fn stalled_relations(&self) -> BTreeSet<String> {
+        let objects = self.catalog.objects();
+        let stalled = objects.of_class(Class::Relation).filter(|object| self.stalled(object).is_some());
+        stalled.map(|object| object.name.to_string()).collect()
     }
 
     /// Ends everything that runs; the log and the engine go on.

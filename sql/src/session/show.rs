@@ -136,13 +136,14 @@ fn count(value: u64) -> Cell {
     Cell::Number(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// One word for the state and what there is to say of it.
-fn state(status: Option<&JobStatus>) -> (Cell, Cell) {
-    match status.map(|s| &s.state) {
-        None => (text("absent"), text("the engine does not run it")),
-        Some(JobState::Running) => (text("running"), Cell::Text(None)),
-        Some(JobState::Waiting { progress }) => (text("catching up"), text(progress)),
-        Some(JobState::Failed { reason }) => (text("failed"), text(reason)),
+/// One word for the state and what there is to say of it. `stalled`: why nothing new comes.
+fn state(status: Option<&JobStatus>, stalled: Option<String>) -> (Cell, Cell) {
+    match (status.map(|s| &s.state), stalled) {
+        (None, _) => (text("absent"), text("the engine does not run it")),
+        (Some(JobState::Failed { reason }), _) => (text("failed"), text(reason)),
+        (Some(_), Some(why)) => (text("stalled"), text(why)),
+        (Some(JobState::Running), None) => (text("running"), Cell::Text(None)),
+        (Some(JobState::Waiting { progress }), None) => (text("catching up"), text(progress)),
     }
 }
 
@@ -176,7 +177,7 @@ fn tables(server: &Server, out: &mut Cells) {
     let jobs = server.engine.jobs();
     for object in server.catalog.objects().of_class(Class::Relation) {
         let Kind::Table(table) = &object.kind else { continue };
-        let (state, detail) = state(status_of(&jobs, object.id));
+        let (state, detail) = state(status_of(&jobs, object.id), server.stalled(object));
         out.0.push(vec![
             text(object.name.to_string()),
             text(&table.topic),
@@ -194,7 +195,7 @@ fn views(server: &Server, out: &mut Cells) {
         let Kind::View(view) = &object.kind else { continue };
         let status = status_of(&jobs, object.id);
         let metrics = status.map(|s| s.metrics.clone()).unwrap_or_default();
-        let (state, detail) = state(status);
+        let (state, detail) = state(status, server.stalled(object));
         out.0.push(vec![
             text(object.name.to_string()),
             text(&view.topic),
@@ -212,7 +213,7 @@ fn sinks(server: &Server, out: &mut Cells) {
     let (jobs, objects) = (server.engine.jobs(), server.catalog.objects());
     for object in objects.of_class(Class::Sink) {
         let Kind::Sink(sink) = &object.kind else { continue };
-        let (state, detail) = state(status_of(&jobs, object.id));
+        let (state, detail) = state(status_of(&jobs, object.id), server.stalled(object));
         out.0.push(vec![
             text(&object.name.name),
             Cell::Text(objects.get(sink.from).map(|from| from.name.to_string())),
@@ -225,8 +226,10 @@ fn sinks(server: &Server, out: &mut Cells) {
 }
 
 fn jobs(server: &Server, out: &mut Cells) {
+    let objects = server.catalog.objects();
     for job in server.engine.jobs() {
-        let (state, detail) = state(Some(&job));
+        let stalled = objects.get(job.id).and_then(|object| server.stalled(object));
+        let (state, detail) = state(Some(&job), stalled);
         out.0.push(vec![
             count(job.id.0),
             text(&job.name),

@@ -113,6 +113,12 @@ impl Sources {
         SourceStatus { state, rows: status.rows, lag_ms: status.lag_ms, detail }
     }
 
+    /// Why the source will not go on by itself.
+    pub fn failure(&self, name: &str) -> Option<String> {
+        let status = self.status(name);
+        (status.state == "failed").then(|| format!("source {name} has failed: {}", status.detail.unwrap_or_default()))
+    }
+
     /// Ends a source for good: removes what it left outside and its position. Gives back why something may be left
     /// outside, where it could not be removed.
     pub async fn remove(&self, name: &str) -> Result<Option<Error>> {
@@ -164,6 +170,7 @@ async fn follow(
             Ok(ingest) => break ingest,
             Err(engine::io::Error::Outside(error)) => {
                 tracing::warn!(source = start.name, error, "source not reachable, trying again");
+                tell(&gate, || format!("the source cannot be reached: {error}"));
                 status.send_modify(|s| {
                     s.state = IngestState::Retrying { error };
                     s.retries += 1;
@@ -175,6 +182,7 @@ async fn follow(
                     engine::io::Error::User { hint, .. } | engine::io::Error::Lost { hint, .. } => hint.clone(),
                     _ => None,
                 };
+                tell(&gate, || format!("the source has failed: {error}"));
                 status.send_modify(|s| s.state = IngestState::Failed { message: error.to_string(), hint });
                 let order = (&mut orders).await.ok();
                 return obey_alone(start, order).await;
@@ -213,6 +221,17 @@ async fn connect(start: &mut Start) -> Result<Ingest, engine::io::Error> {
         .map_err(|error| engine::io::Error::Outside(error.to_string()))
 }
 
+/// Has those who wait for the snapshot know why it does not come.
+fn tell(gate: &watch::Sender<Gate>, why: impl Fn() -> String) {
+    gate.send_if_modified(|gate| match gate {
+        Gate::Open => false,
+        Gate::Closed { progress } => {
+            *progress = why();
+            true
+        }
+    });
+}
+
 /// Passes on what the driver says until an order comes.
 async fn relay(
     ingest: &Ingest,
@@ -239,6 +258,11 @@ async fn relay(
             changed = states.changed(), if !states_end => match changed {
                 Ok(()) => {
                     let new = states.borrow_and_update().clone();
+                    match &new.state {
+                        IngestState::Failed { message, .. } => tell(&gate, || format!("the source has failed: {message}")),
+                        IngestState::Retrying { error } => tell(&gate, || format!("the source cannot be reached: {error}")),
+                        IngestState::Starting | IngestState::Running | IngestState::Stopped => {}
+                    }
                     status.send_replace(new);
                 }
                 Err(_) => states_end = true,
