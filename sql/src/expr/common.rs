@@ -104,7 +104,8 @@ fn unified(mut expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
             unify(&mut args.iter_mut().collect::<Vec<_>>(), schema)
         }
         Expr::ScalarFunction(ScalarFunction { func, args }) if CONCATENATES.contains(&func.name()) => {
-            args.iter_mut().fold(false, |changed, arg| shorten(arg, schema) || changed)
+            // All of them: `any` would end at the first.
+            args.iter_mut().filter_map(|arg| shorten(arg, schema).then_some(())).count() > 0
         }
         _ => return times(expr),
     };

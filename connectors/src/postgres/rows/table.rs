@@ -78,7 +78,7 @@ impl Live {
     /// Whether the message leaves open if the captured key still is one.
     pub fn in_doubt(Pinned { table, .. }: &Pinned, message: &RelationMessage<'_>) -> bool {
         let by_index = matches!(message.replica_identity, b'd' | b'i');
-        !table.key.is_empty() && !(by_index && is_key(table, message))
+        !(table.key.is_empty() || by_index && is_key(table, message))
     }
 
     pub fn width(&self) -> usize {
