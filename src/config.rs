@@ -45,6 +45,7 @@ pub struct Log {
     pub wal_group_bytes: usize,
     pub tail_bytes: usize,
     pub pending_bytes: usize,
+    pub disk_reserve_bytes: u64,
     pub retention_check_interval_ms: NonZeroU64,
     pub compact_map_bytes: usize,
     pub compact_bytes_per_second: u64,

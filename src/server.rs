@@ -206,6 +206,7 @@ fn node_config(config: &Config) -> NodeConfig {
         wal_group_bytes: log.wal_group_bytes,
         tail_bytes: log.tail_bytes,
         pending_bytes: log.pending_bytes,
+        reserve_bytes: log.disk_reserve_bytes,
         dirty_files_max: dirty_files(::log::env::raise_open_files()),
         retention_check_interval_ms: log.retention_check_interval_ms.get(),
         compact_map_bytes: log.compact_map_bytes,

@@ -7,6 +7,7 @@
 
 mod disk;
 mod limits;
+pub(crate) mod mutant;
 pub mod net;
 mod simulated;
 mod simulated_disk;
@@ -25,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 pub use disk::{Disk, File, Lock, Open, read_full};
 pub use limits::raise_open_files;
 pub use net::{Listener, Stream};
-pub use simulated_disk::{Damage, SimDisk};
+pub use simulated_disk::{Damage, SimDisk, SyncFailure};
 
 use simulated::Sim;
 

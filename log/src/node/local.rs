@@ -88,6 +88,8 @@ impl Log for LocalLog {
     }
 
     async fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, isolation: Isolation) -> Result<Read, Error> {
+        // Also where it seems to have nothing: that may be the damage.
+        self.partition.check()?;
         let bounds = self.partition.bounds();
         let end = visible_end(&bounds, isolation).min(up_to);
         if from >= end {
@@ -113,6 +115,7 @@ impl Log for LocalLog {
             if self.partition.is_closed() {
                 return Err(Error::UnknownPartition(self.partition.id));
             }
+            self.partition.check()?;
             let bounds = self.partition.bounds();
             if bounds.last_stable > offset {
                 return Ok(bounds);

@@ -22,7 +22,8 @@ use self::directory::{Directory, OpenTopic, TopicEffects};
 use self::local::LocalLog;
 use crate::cluster::alter::AlterConfig;
 use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
-use crate::env::{Env, Lock, Open, read_full};
+use crate::env::mutant::Mutant;
+use crate::env::{Disk, Env, Lock, Open, read_full};
 use crate::machine::Host;
 use crate::quorum::{Leadership, OneVoter};
 use crate::record::{LeaderEpoch, TopicId, TopicPartition};
@@ -60,6 +61,9 @@ pub struct NodeConfig {
     pub pending_bytes: usize,
     /// Files of segments that are open because not all of them is synced; a checkpoint may hold as many again.
     pub dirty_files_max: usize,
+    /// Room on the disk that is left to the log itself, in bytes: with less, nothing is taken from producers, while what
+    /// was acknowledged reaches its segments and topics can be deleted.
+    pub reserve_bytes: u64,
     /// Time between two looks at what retention removes, in milliseconds.
     pub retention_check_interval_ms: u64,
     /// Memory for the keys of a pass of compaction, in bytes, 24 for each (Kafka's `log.cleaner.dedupe.buffer.size`).
@@ -86,6 +90,8 @@ impl Default for NodeConfig {
             tail_bytes: 64 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
             dirty_files_max: 256,
+            // What is in memory only, and as much again for indexes and checkpoints.
+            reserve_bytes: 128 * 1024 * 1024,
             retention_check_interval_ms: if cfg!(test) { 1_000 } else { 60_000 },
             compact_map_bytes: 128 * 1024 * 1024,
             compact_bytes_per_second: 64 * 1024 * 1024,
@@ -154,6 +160,7 @@ impl Node {
                 bytes_per_second: config.compact_bytes_per_second,
                 interval: Duration::from_millis(config.compact_check_interval_ms),
             },
+            reserve_bytes: config.reserve_bytes,
             #[cfg(test)]
             acknowledge: config.acknowledge,
             #[cfg(not(test))]
@@ -225,7 +232,7 @@ async fn open_topics(
     let mut transactions = Transactions::default();
     let metadata = found.take(METADATA);
     let last = metadata.as_ref().map_or(LeaderEpoch(0), Replayed::last_epoch);
-    let epoch = LeaderEpoch(last.0 + 1);
+    let epoch = LeaderEpoch(if Mutant::EpochNotRaised.is_on() { last.0.max(1) } else { last.0 + 1 });
     let config = directory::metadata_config();
     let metadata = store.open_partition(METADATA, epoch, config, metadata, &mut transactions).await?;
     let log = LocalLog::new(env.clone(), Arc::clone(store), Arc::new(OpenTopic::metadata(&metadata)), metadata);
@@ -445,12 +452,27 @@ fn read_or_write_format(env: &Env, data_dir: &Path, node_id: i32) -> Result<Form
             let file = env.disk().open(&new, Open::Create)?;
             file.write_at(0, &[std::io::IoSlice::new(&bytes)])?;
             file.sync_data()?;
+            // The directories may be new: nothing in them is durable before their own names are.
+            sync_ancestors(&*env.disk(), data_dir)?;
             env.disk().rename(&new, &path)?;
             env.disk().sync_dir(data_dir)?;
             Ok(format)
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Makes the names on the way to `dir` durable. Passed over: directories that may not be read, and file systems that
+/// cannot sync one, such as may stand above the volume that holds `dir`.
+fn sync_ancestors(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    use std::io::ErrorKind::{InvalidInput, PermissionDenied};
+    for ancestor in dir.ancestors().skip(1) {
+        match disk.sync_dir(ancestor) {
+            Err(error) if !matches!(error.kind(), InvalidInput | PermissionDenied) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// 128 bits as 22 characters, as Kafka writes its ids.

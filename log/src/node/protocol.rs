@@ -56,6 +56,8 @@ impl Backend for Node {
         isolation: Isolation,
     ) -> Result<Fetched, Error> {
         let (_, partition) = self.inner.directory.partition(partition)?;
+        // Also where it seems to have nothing: that may be the damage.
+        partition.check()?;
         let bounds = partition.bounds();
         let end = visible_end(&bounds, isolation);
         if from < bounds.start || from > bounds.high_watermark {
@@ -120,6 +122,7 @@ impl Backend for Node {
         isolation: Isolation,
     ) -> Result<Option<Found>, Error> {
         let (_, partition) = self.inner.directory.partition(partition)?;
+        partition.check()?;
         let bounds = partition.bounds();
         let end = visible_end(&bounds, isolation);
         let wanted = match query {

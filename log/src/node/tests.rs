@@ -13,7 +13,7 @@ use super::{Node, NodeConfig};
 use crate::cluster::backend::{Backend, TimestampQuery};
 use crate::cluster::conformance;
 use crate::cluster::topics::{Command, Reply};
-use crate::env::{Damage, SimDisk};
+use crate::env::{Damage, SimDisk, SyncFailure};
 use crate::record::{LeaderEpoch, TopicId};
 use crate::{AlterConfig, Cluster, Env, Error, Isolation, NewRecord, NewTopic, Offset, Read, TopicPartition};
 
@@ -291,9 +291,9 @@ fn a_failed_sync_stops_the_node_and_the_next_start_goes_on() {
         let a = topic(&node, "a").await;
         let log = node.log(a).unwrap();
         log.append(vec![record("1")]).await.unwrap();
-        disk.plan(Damage::SyncFails { operation: disk.operations() + 1 });
+        disk.plan(Damage::SyncFails { operation: disk.operations() + 1, how: SyncFailure::Clean });
         assert!(log.append(vec![record("2")]).await.is_err());
-        assert!(node.fatal().borrow().as_ref().unwrap().contains("input/output error"));
+        assert!(node.fatal().borrow().as_ref().unwrap().contains("Input/output error"));
         assert!(matches!(log.append(vec![record("3")]).await, Err(Error::Closed(_))));
         assert_eq!(all(&node, a, Isolation::Committed).await, ["1"], "what was durable can still be read");
         node.shutdown().await;
@@ -382,8 +382,10 @@ fn deleting_a_topic_frees_its_files() {
 #[test]
 fn a_checkpoint_ends_whatever_fails() {
     let mut refused = 0;
-    let kinds: [fn(u64) -> Damage; 2] =
-        [|operation| Damage::SyncFails { operation }, |operation| Damage::WriteFails { operation }];
+    let kinds: [fn(u64) -> Damage; 2] = [
+        |operation| Damage::SyncFails { operation, how: SyncFailure::Clean },
+        |operation| Damage::WriteFails { operation },
+    ];
     for seed in 1..60 {
         for fails in kinds {
             let disk = SimDisk::new(seed);

@@ -76,11 +76,29 @@ pub(super) fn read(
     let name =
         Name { partition: wanted.partition, segment: cold.segment, generation: cold.generation, suffix: Suffix::Log };
     let reader = Reader { file: &*handles.for_reading(disk, name)?, name, handles, end: cold.end };
-    let hint = match cursors.take(wanted.partition, wanted.from, (cold.segment, cold.generation)).or(cold.position) {
-        Some(position) => position,
-        None => position_in_file(disk, handles, name, (wanted.from.0 - cold.segment.0).max(0) as u32)?,
-    };
-    let Some(mut at) = reader.seek(hint, wanted.from)? else { return Ok(Vec::new()) };
+    if let Some(position) =
+        cursors.take(wanted.partition, wanted.from, (cold.segment, cold.generation)).or(cold.position)
+    {
+        return read_from(&reader, cursors, cold, wanted, position);
+    }
+    let position = position_in_file(disk, handles, name, (wanted.from.0 - cold.segment.0).max(0) as u32)?;
+    match read_from(&reader, cursors, cold, wanted, position) {
+        // It may be the index that is damaged.
+        Err(Error::Corrupt { .. }) if position > 0 => read_from(&reader, cursors, cold, wanted, 0),
+        read => read,
+    }
+}
+
+/// The same, looking from `hint` on.
+fn read_from(
+    reader: &Reader<'_>,
+    cursors: &Cursors,
+    cold: &Cold,
+    wanted: Wanted,
+    hint: u32,
+) -> Result<Vec<Batch>, Error> {
+    let mut follow = Follow { whole: cold.whole, from: wanted.from, last: None };
+    let Some(mut at) = reader.seek(hint, wanted.from, &mut follow)? else { return Ok(Vec::new()) };
     let mut batches = Vec::new();
     let mut bytes = 0usize;
     loop {
@@ -88,8 +106,12 @@ pub(super) fn read(
         let Some((mut chunk, whole)) = reader.chunk(at, left)? else { break };
         let mut done;
         loop {
-            // What is not wanted is not looked at.
-            done = chunk.first_chunk().is_some_and(|base| i64::from_be_bytes(*base) >= wanted.up_to.0);
+            // What is not wanted is not looked at, but for its place: nothing else protects that.
+            let header = chunk.first_chunk::<BATCH_HEADER>();
+            if let Some(header) = header {
+                follow.check(header).map_err(|detail| reader.corrupt(at, detail))?;
+            }
+            done = header.is_some_and(|header| base_of(header) >= wanted.up_to);
             if done {
                 break;
             }
@@ -100,6 +122,7 @@ pub(super) fn read(
             }
             at += batch.size() as u32;
             bytes = bytes.saturating_add(batch.size());
+            follow.pass(batch.header().first_chunk().expect("a batch has a whole header"));
             batches.push(batch);
         }
         if done || bytes >= wanted.bytes_max {
@@ -172,6 +195,51 @@ impl Sequential {
     }
 }
 
+/// Whether batches follow on: offsets and leader epochs are in no checksum.
+struct Follow {
+    /// Every offset is there.
+    whole: bool,
+    /// The first that is wanted.
+    from: Offset,
+    /// The offset behind the last batch, and its epoch.
+    last: Option<(Offset, i32)>,
+}
+
+impl Follow {
+    /// An error when the batch with this header cannot stand behind the last one.
+    fn check(&self, header: &[u8; BATCH_HEADER]) -> Result<(), String> {
+        let base = base_of(header);
+        match self.last {
+            Some((next, epoch)) => {
+                let follows = if self.whole { base == next } else { base >= next };
+                if follows && epoch_of(header) >= epoch {
+                    return Ok(());
+                }
+                Err(format!("a batch of offset {} stands behind {}", base.0, next.0))
+            }
+            None if self.whole && base > self.from => Err(format!("offset {} is missing", self.from.0)),
+            None => Ok(()),
+        }
+    }
+
+    fn pass(&mut self, header: &[u8; BATCH_HEADER]) {
+        self.last = Some((Offset(last_of(header).0.saturating_add(1)), epoch_of(header)));
+    }
+}
+
+fn base_of(header: &[u8; BATCH_HEADER]) -> Offset {
+    Offset(i64::from_be_bytes(*header.first_chunk().expect("eight bytes")))
+}
+
+fn last_of(header: &[u8; BATCH_HEADER]) -> Offset {
+    let delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
+    Offset(base_of(header).0.saturating_add(i64::from(delta)))
+}
+
+fn epoch_of(header: &[u8; BATCH_HEADER]) -> i32 {
+    i32::from_be_bytes(header[12..16].try_into().expect("four bytes"))
+}
+
 struct Reader<'a> {
     file: &'a dyn File,
     name: Name,
@@ -188,20 +256,26 @@ impl Reader<'_> {
     }
 
     /// The position of the batch that holds `from` or is the first behind, looking from `hint` on.
-    fn seek(&self, hint: u32, from: Offset) -> Result<Option<u32>, Error> {
+    fn seek(&self, hint: u32, from: Offset, follow: &mut Follow) -> Result<Option<u32>, Error> {
         let mut at = hint;
         loop {
-            let Some((chunk, _)) = self.chunk(at, SEEK_CHUNK)? else { return Ok(None) };
+            let Some((chunk, _)) = self.chunk(at, SEEK_CHUNK)? else {
+                return if follow.whole {
+                    Err(self.corrupt(at, format!("offset {} is missing", from.0)))
+                } else {
+                    Ok(None)
+                };
+            };
             let mut seen = 0usize;
-            while let Some(header) = chunk.get(seen..seen + BATCH_HEADER) {
+            while let Some(header) = chunk.get(seen..).and_then(|rest| rest.first_chunk::<BATCH_HEADER>()) {
                 let size =
                     Batch::size_of_first(header).map_err(|error| self.corrupt(at + seen as u32, error.to_string()))?;
                 let size = size.expect("there is a whole header");
-                let base = i64::from_be_bytes(header[..8].try_into().expect("eight bytes"));
-                let delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
-                if base.saturating_add(i64::from(delta)) >= from.0 {
+                follow.check(header).map_err(|detail| self.corrupt(at + seen as u32, detail))?;
+                if last_of(header) >= from {
                     return Ok(Some(at + seen as u32));
                 }
+                follow.pass(header);
                 seen += size;
             }
             if seen == 0 || at as usize + seen > self.end as usize {

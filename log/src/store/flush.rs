@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -13,12 +12,11 @@ use super::handles::Name;
 use super::layout::Suffix;
 use super::partition::Partition;
 use super::producers::Producers;
+use super::room::{FULL_INTERVAL, Room};
 use super::{Shared, seal};
-use crate::env::Env;
+use crate::env::mutant::Mutant;
+use crate::env::{Disk, Env};
 use crate::record::{Batch, Offset, TopicPartition};
-
-/// How long to wait before a write is tried again for which the disk had no room.
-const FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A durable batch that is not in its segment's file.
 pub(super) struct Unflushed {
@@ -71,6 +69,7 @@ struct Queue {
     /// Everything up to this is wanted now.
     urgent: u64,
     closed: bool,
+    /// The disk has less room than the reserve, or had none for the last write.
     full: bool,
 }
 
@@ -156,15 +155,57 @@ impl Flush {
         queue.bytes + queue.writing
     }
 
-    /// Whether the disk had no room for the last write.
+    /// Whether nothing is to be taken from producers because the disk is full.
     pub fn is_full(&self) -> bool {
         self.lock().full
+    }
+
+    /// Returns when the disk has room for producers, or the log ends. Cancel safe.
+    pub async fn not_full(&self) {
+        if self.is_full() {
+            self.until(|queue| !queue.full || queue.closed).await;
+        }
+    }
+
+    /// So much room was found on the disk.
+    pub fn set_free(&self, free_bytes: u64, reserve_bytes: u64) {
+        let full = free_bytes < reserve_bytes;
+        let was = std::mem::replace(&mut self.lock().full, full);
+        match (was, full) {
+            (false, true) => tracing::warn!(free_bytes, reserve_bytes, "the disk is full: producers have to wait"),
+            (true, false) => tracing::info!(free_bytes, "the disk has room again"),
+            _ => {}
+        }
+        if was && !full {
+            self.done.notify_waiters();
+        }
+    }
+
+    /// A write found no room at all.
+    pub fn set_full(&self) {
+        if !std::mem::replace(&mut self.lock().full, true) {
+            tracing::warn!("the disk has no room left: producers have to wait");
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Partitions in the queue whose files are to go. They stay in it.
+    fn removals(&self) -> Vec<TopicPartition> {
+        let removed = |work: &Work| match work {
+            Work::Remove(partition) => Some(*partition),
+            Work::Batch(_) | Work::Seal(_) => None,
+        };
+        self.lock().work.iter().filter_map(removed).collect()
     }
 
     /// What is queued is still written; then the flusher ends.
     pub fn close(&self) {
         self.lock().closed = true;
         self.work.notify_one();
+        self.done.notify_waiters();
     }
 
     /// The next round; `None` when closed and empty.
@@ -189,7 +230,6 @@ impl Flush {
         let mut queue = self.lock();
         queue.written += count as u64;
         queue.writing = 0;
-        queue.full = false;
         drop(queue);
         self.done.notify_waiters();
     }
@@ -199,6 +239,7 @@ impl Flush {
 pub(super) struct Flusher {
     pub env: Env,
     pub shared: Arc<Shared>,
+    pub room: Room,
 }
 
 /// Consecutive batches of one segment.
@@ -225,10 +266,15 @@ impl Flusher {
         while let Some(work) = self.shared.flush.take().await {
             let count = work.len();
             written.extend(work.iter().filter_map(Work::partition));
-            if let Err(error) = self.round(work).await {
-                self.shared.wal.set_poison("a write to a segment", &error);
-                return;
+            match self.round(work).await {
+                Ok(()) => {}
+                // The next start writes it: it stands in the write-ahead log.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.shared.flush.is_closed() => {
+                    return tracing::warn!("the log stops with a full disk");
+                }
+                Err(error) => return self.shared.wal.set_poison("a write to a segment", &error),
             }
+            self.room.look(&*self.env.disk(), &self.shared.flush);
             self.shared.flush.written(count);
             self.shared.tail.evict();
             self.env.step().await;
@@ -257,20 +303,55 @@ impl Flusher {
                 Work::Remove(partition) => drop(removed.insert(partition)),
             }
         }
+        // First, for that gives room.
+        let disk = self.env.disk();
+        removed.iter().try_for_each(|id| self.shared.handles.remove_partition(&*disk, *id))?;
         for ((id, segment), run) in runs {
             if !removed.contains(&id) && !run.partition.is_closed() {
                 self.write(segment, &run).await?;
-                let disk = self.env.disk();
-                seal::begin(&*disk, &self.shared.handles, &run.partition, segment, run.producers.as_deref())?;
-                seal::end(&*disk, &self.shared.handles, &run.partition)?;
+                let handles = &self.shared.handles;
+                let producers = run.producers.as_deref();
+                let beside = |disk: &dyn Disk| {
+                    seal::begin(disk, handles, &run.partition, segment, producers)?;
+                    seal::end(disk, handles, &run.partition)
+                };
+                self.with_room(&run.partition, beside).await?;
                 self.shared.handles.shrink()?;
             }
         }
-        let disk = self.env.disk();
         for partition in sealed.iter().filter(|partition| !removed.contains(&partition.id) && !partition.is_closed()) {
-            seal::end(&*disk, &self.shared.handles, partition)?;
+            self.with_room(partition, |disk| seal::end(disk, &self.shared.handles, partition)).await?;
         }
-        removed.into_iter().try_for_each(|id| self.shared.handles.remove_partition(&*disk, id))
+        Ok(())
+    }
+
+    /// Writes, again and again until the disk has room for it or the partition is deleted: it is in memory and in the
+    /// write-ahead log. `StorageFull` when the log ends before.
+    async fn with_room(
+        &self,
+        partition: &Partition,
+        mut write: impl FnMut(&dyn Disk) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let disk = self.env.disk();
+        loop {
+            match write(&*disk) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && !Mutant::FullDiskForgets.is_on() => {
+                    let flush = &self.shared.flush;
+                    flush.set_full();
+                    if flush.is_closed() {
+                        return Err(error);
+                    }
+                    let gone = flush.removals();
+                    gone.into_iter().try_for_each(|id| self.shared.handles.remove_partition(&*disk, id))?;
+                    if partition.is_closed() {
+                        return Ok(());
+                    }
+                    self.env.sleep(FULL_INTERVAL).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                other => return other,
+            }
+        }
     }
 
     /// Writes batches that lie one behind the other, and says so.
@@ -279,26 +360,16 @@ impl Flusher {
         let slices: Vec<IoSlice<'_>> =
             run.batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
         let end = run.position + slices.iter().map(|slice| slice.len() as u32).sum::<u32>();
-        let disk = self.env.disk();
-        loop {
-            let written = self.shared.handles.for_writing(&*disk, name).and_then(|file| {
-                file.write_at(u64::from(run.position), &slices)?;
-                Ok(file)
-            });
-            match written {
-                Ok(file) => {
-                    self.shared.handles.written(name, file, run.position, end);
-                    break;
-                }
-                // It is in memory and in the write-ahead log: it can wait until there is room.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    if !std::mem::replace(&mut self.shared.flush.lock().full, true) {
-                        tracing::warn!("the disk is full: nothing is taken from producers until there is room");
-                    }
-                    self.env.sleep(FULL_PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
+        let handles = &self.shared.handles;
+        let write = |disk: &dyn Disk| {
+            let file = handles.for_writing(disk, name)?;
+            file.write_at(u64::from(run.position), &slices)?;
+            handles.written(name, file, run.position, end);
+            Ok(())
+        };
+        self.with_room(&run.partition, write).await?;
+        if run.partition.is_closed() {
+            return Ok(());
         }
         let next = run.batches.last().map_or(segment, Batch::next_offset);
         run.partition.write_view().set_flushed(segment, end, next);

@@ -129,7 +129,8 @@ impl Handles {
             names.into_iter().filter_map(|name| Some((name, inner.dirty.get(&name)?.clone()))).collect::<Vec<_>>()
         };
         for (name, synced) in oldest {
-            synced.file.sync_data()?;
+            // Nobody knows what is durable after an error: whatever the reason, it is not to be tried again.
+            synced.file.sync_data().map_err(io::Error::other)?;
             let mut inner = self.lock();
             match inner.dirty.get(&name) {
                 Some(dirty) if (dirty.from, dirty.to) == (synced.from, synced.to) => drop(inner.dirty.remove(&name)),

@@ -29,6 +29,7 @@ pub(crate) mod partition;
 mod producers;
 mod recovery;
 mod retain;
+mod room;
 mod seal;
 mod search;
 mod segment;
@@ -54,6 +55,7 @@ use self::handles::Handles;
 use self::owned::{Active, Owned};
 use self::partition::{Aborted, Partition, Plan};
 pub(crate) use self::recovery::Replayed;
+use self::room::Room;
 use self::segment::Place;
 use self::session::Ticket;
 use self::shard::{Append, How, Mailbox, Message, Shard};
@@ -91,6 +93,8 @@ pub(crate) struct StoreConfig {
     /// Files of segments that are open because not all of them is synced.
     pub dirty_files_max: usize,
     pub compact: CompactConfig,
+    /// Room on the disk that producers leave to the log itself.
+    pub reserve_bytes: u64,
     pub acknowledge: Acknowledge,
 }
 
@@ -254,7 +258,10 @@ impl Store {
             _lock: Arc::clone(&lock),
         };
         let writer = env.place("log-wal", writer.run())?;
-        let flusher = env.place("log-flush", Flusher { env: env.clone(), shared: Arc::clone(&shared) }.run())?;
+        let room = Room { dir: dir.to_owned(), reserve_bytes: config.reserve_bytes };
+        let flusher = Flusher { env: env.clone(), shared: Arc::clone(&shared), room: room.clone() };
+        let flusher = env.place("log-flush", flusher.run())?;
+        drop(env.spawn("log-room", room.watch(env.clone(), Arc::downgrade(&shared.flush))));
         let (shards, tasks) = start_shards(env, config, &shared)?;
         let (checkpoints, requests) = mpsc::channel(1);
         let (stage, stop) = watch::channel(Stage::Runs);
@@ -438,7 +445,13 @@ impl Store {
     }
 
     /// Queues a batch of a session's transaction. Its fate is the session's to tell, also when this future is dropped.
+    /// Waits while the disk is full.
     pub async fn append_in(&self, partition: TopicPartition, batch: Batch, ticket: Ticket) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            () = self.shared.flush.not_full() => {}
+            () = self.shared.wal.stopped() => return Err(self.closed()),
+        }
         let permit = Some(self.admit(partition, batch.size()).await?);
         let how = How::Transactional(ticket);
         let append = Append { partition, batch, how, permit, placed: None, durable: None };

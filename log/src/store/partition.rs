@@ -95,6 +95,8 @@ pub(super) struct Cold {
     pub end: u32,
     /// Where the offsets behind the segment begin.
     pub next: Offset,
+    /// Every offset of it is there.
+    pub whole: bool,
 }
 
 impl Partition {
@@ -287,7 +289,9 @@ impl View {
         let relative = (from.0 - segment.base.0).max(0) as u32;
         let position = segment.index.as_ref().map(|index| index.position(relative));
         let Segment { base, generation, flushed, next, .. } = *segment;
-        Ok(Plan::Cold(Cold { segment: base, generation, position, end: flushed, next }))
+        // Compaction leaves gaps.
+        let whole = generation == 0 && from >= base;
+        Ok(Plan::Cold(Cold { segment: base, generation, position, end: flushed, next, whole }))
     }
 
     fn hot_from(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Vec<Batch> {

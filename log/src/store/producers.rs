@@ -8,6 +8,7 @@ use bytes::{Buf, BufMut};
 use super::compact::producers::{Last, LastBatches};
 use super::layout::producer_snapshot::{LastBatch, ProducerEntry};
 use crate::Error;
+use crate::env::mutant::Mutant;
 use crate::record::batch::Producer;
 use crate::record::{Batch, Offset};
 
@@ -150,12 +151,14 @@ impl Producers {
         for (id, known) in &self.known {
             out.put_i64_le(*id);
             out.put_i16_le(known.epoch);
-            out.put_i64_le(known.open.map_or(-1, |open| open.0));
+            let open = known.open.filter(|_| !Mutant::CheckpointForgetsOpenTransactions.is_on());
+            out.put_i64_le(open.map_or(-1, |open| open.0));
             out.put_u64_le(known.heard);
             out.put_i64_le(known.timestamp_ms);
             out.put_i32_le(known.coordinator_epoch);
-            out.put_u8(known.batches.len() as u8);
-            for batch in &known.batches {
+            let kept = if Mutant::CheckpointForgetsProducers.is_on() { 0 } else { known.batches.len() };
+            out.put_u8(kept as u8);
+            for batch in known.batches.iter().take(kept) {
                 out.put_i32_le(batch.first_sequence);
                 out.put_i32_le(batch.last_sequence);
                 out.put_i64_le(batch.base_offset.0);

@@ -20,6 +20,7 @@ use super::session::Ticket;
 use super::wal::Item;
 use super::{Closer, Shared};
 use crate::env::Env;
+use crate::env::mutant::Mutant;
 use crate::record::{Batch, Offset, TopicPartition};
 use crate::{Appended, Error};
 
@@ -308,7 +309,8 @@ impl Shard {
             Ok(Verdict::Repeated(base_offset)) => {
                 let partition = Arc::clone(&owned.partition);
                 if let Some(durable) = durable {
-                    self.repeated.push_back(Repeated { after: self.queued, partition, base_offset, durable });
+                    let after = if Mutant::RepeatAnsweredEarly.is_on() { self.completed } else { self.queued };
+                    self.repeated.push_back(Repeated { after, partition, base_offset, durable });
                     self.answer_repeated();
                     self.need_queued();
                 }
@@ -366,6 +368,12 @@ impl Shard {
             owned.active = None;
         }
         let partition = Arc::clone(&owned.partition);
+        if Mutant::SegmentsRemovedEarly.is_on() {
+            let gone = partition.read_view().segments.clone();
+            for segment in gone.iter().filter(|segment| segment.next <= start) {
+                let _ = self.shared.handles.remove(&*self.env.disk(), partition.id, segment.base, segment.generation);
+            }
+        }
         let item = Item::LogStart { partition: partition.id, epoch: partition.epoch, start };
         self.lazy = false;
         self.queue(item, Pending::Trim { partition, start, done });

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::Surroundings;
 use super::states::{Command, EPOCH_LAST, Granted, States};
 use crate::env::Env;
+use crate::env::mutant::Mutant;
 use crate::machine::Machine;
 use crate::record::build::{Frame, Marker};
 use crate::record::{Batch, NewRecord, Offset, RecordView};
@@ -463,7 +464,9 @@ async fn carry_out(store: &Store, ending: Ending, marker: Batch) -> Result<Commi
     let Ending { producer_id, ranges, decision, .. } = ending;
     let commit = decision.is_some();
     let mut decided = decision;
-    if let Some(decision) = &mut decided {
+    if let Some(decision) = &mut decided
+        && !Mutant::MarkersBeforeDecision.is_on()
+    {
         // Its place first: then no marker can become durable without it.
         decision.placed().await;
     }
@@ -476,6 +479,9 @@ async fn carry_out(store: &Store, ending: Ending, marker: Batch) -> Result<Commi
     }
     // Data, decision and markers wait in the queue: one write, one sync.
     store.wake();
+    if Mutant::EndAnsweredEarly.is_on() {
+        return Ok(Committed::default());
+    }
     if let Some(decision) = decided {
         decision.durable(store).await?;
     }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use self::check::check;
 use self::world::World;
 use super::offline::{Directory, Found, PartitionSummary};
-use crate::env::Damage;
+use crate::env::{Damage, SyncFailure};
 use crate::{Offset, TopicPartition};
 
 /// A history: writes, passes, restarts.
@@ -117,9 +117,10 @@ fn run_with_cuts(seed: u64) -> usize {
             }
             world.all_durable().await;
             let operation = world.disk.operations() + 1 + world.random(120);
-            let damage = match world.random(4) {
-                0 => Damage::SyncFails { operation },
-                1 => Damage::WriteFails { operation },
+            let damage = match world.random(5) {
+                0 => Damage::SyncFails { operation, how: SyncFailure::Clean },
+                1 => Damage::SyncFails { operation, how: SyncFailure::Reverted },
+                2 => Damage::WriteFails { operation },
                 _ => Damage::PowerCut { operation },
             };
             world.disk.plan(damage);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::SHAPES;
 use super::clients::record;
 use super::config;
 use crate::env::{Damage, SimDisk};
@@ -350,7 +351,7 @@ fn check_seed(seed: u64, done: &mut BTreeMap<&'static str, usize>) {
     for _ in 0..LIVES {
         let operation = disk.operations() + 1 + env.random_u64() % 400;
         let damage = match env.random_u64() % 6 {
-            0 => Some(Damage::SyncFails { operation }),
+            0 => Some(Damage::SyncFails { operation, how: SHAPES[env.random_u64() as usize % SHAPES.len()] }),
             1 => Some(Damage::WriteFails { operation }),
             2 => None,
             _ => Some(Damage::PowerCut { operation }),
@@ -365,7 +366,7 @@ fn check_seed(seed: u64, done: &mut BTreeMap<&'static str, usize>) {
         } else {
             disk.heal();
         }
-        if cut || matches!(damage, Some(Damage::PowerCut { .. })) {
+        if cut || matches!(damage, Some(Damage::PowerCut { .. } | Damage::SyncFails { .. })) {
             shared.with(|world| world.topics.values_mut().for_each(|known| known.cut = true));
         }
     }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::model::{Shared, check_whole, lock, partitions, read_all};
+use super::model::{Sent, Shared, check_whole, lock, partitions, read_all};
 use crate::cluster::backend::Backend;
 use crate::node::Node;
 use crate::record::batch::Producer as Author;
@@ -13,13 +14,13 @@ use crate::record::build::Frame;
 use crate::{Batch, Cluster, Cut, Env, Error, Isolation, NewRecord, NewTopic, Offset, TopicPartition};
 
 /// What each client does in one life of the node.
-const STEPS: u64 = 14;
+pub(super) const STEPS: u64 = 14;
 
-pub(super) async fn run_clients(env: &Env, node: &Arc<Node>, model: &Shared) {
+pub(super) async fn run_clients(env: &Env, node: &Arc<Node>, model: &Shared, steps: u64) {
     let clients = (0..4).map(|number| {
         // Two share an id: they fence each other.
         let name = format!("id{}", number / 2);
-        env.spawn("client", client(env.clone(), Arc::clone(node), Arc::clone(model), name))
+        env.spawn("client", client(env.clone(), Arc::clone(node), Arc::clone(model), name, steps))
     });
     let clients: Vec<_> = clients.collect();
     for client in clients {
@@ -45,23 +46,28 @@ async fn plain(node: &Node, model: &Shared, at: TopicPartition, random: u64) -> 
 }
 
 /// An idempotent producer that sends each batch twice and must find it once.
-async fn idempotent(node: &Node, model: &Shared, at: TopicPartition, random: u64) -> Result<(), Error> {
+async fn idempotent(node: &Node, model: &Shared, at: TopicPartition, now_ms: i64, random: u64) -> Result<(), Error> {
     let id = node.new_producer_id().await?;
     for sequence in 0..(random % 3) as i32 + 1 {
         let text = format!("i|{}", lock(model).number());
         lock(model).tried.insert(text.clone());
         let author = Author { id, epoch: 0, base_sequence: sequence };
-        let frame = Frame { now_ms: 1, producer: Some(author), transactional: false, batch_bytes_max: 1 << 20 };
+        let frame = Frame { now_ms, producer: Some(author), transactional: false, batch_bytes_max: 1 << 20 };
         let batch = Batch::build(&[record(&text)], &frame).unwrap();
+        lock(model).sent.insert((at, id), Sent { batch: batch.clone(), at: None });
         let one = node.append_raw(at, batch.clone()).await?;
-        let two = node.append_raw(at, batch).await?;
-        let (one, two) = (one.await.map_err(|_| Error::Unknown)??, two.await.map_err(|_| Error::Unknown)??);
-        let mut model = lock(model);
-        model.acknowledged += 1;
-        if one.base_offset != two.base_offset {
-            model.failures.push(format!("a repeated batch went to {:?} and {:?}", one.base_offset, two.base_offset));
+        let two = node.append_raw(at, batch.clone()).await?;
+        let two = two.await.map_err(|_| Error::Unknown)??.base_offset;
+        {
+            let mut model = lock(model);
+            model.acknowledged += 1;
+            model.see(at, two, &text);
+            model.sent.insert((at, id), Sent { batch, at: Some(two) });
         }
-        model.see(at, one.base_offset, &text);
+        let one = one.await.map_err(|_| Error::Unknown)??.base_offset;
+        if one != two {
+            lock(model).failures.push(format!("a repeated batch went to {one:?} and {two:?}"));
+        }
     }
     Ok(())
 }
@@ -135,11 +141,7 @@ async fn look(node: &Node, model: &Shared, last: &mut Cut) -> Result<(), Error> 
 async fn topics(node: &Node, model: &Shared, random: u64) -> Result<(), Error> {
     let name = format!("x{}", random % 4);
     if node.topic(&name).is_none() {
-        let topic = NewTopic { name, partitions: (random % 2) as i32 + 1, config: Default::default() };
-        return match node.create_topic(topic).await {
-            Ok(_) | Err(Error::TopicExists(_)) => Ok(()),
-            Err(error) => Err(error),
-        };
+        return create(node, model, &name, (random % 2) as i32 + 1, &[]).await;
     }
     if random.is_multiple_of(5) {
         lock(model).deleting.insert(name.clone());
@@ -154,11 +156,7 @@ async fn topics(node: &Node, model: &Shared, random: u64) -> Result<(), Error> {
 /// A topic of which only the newest records are kept.
 async fn trimmed(node: &Node, model: &Shared, random: u64) -> Result<(), Error> {
     let Some(at) = partitions(node, "y").await.first().copied() else {
-        let topic = NewTopic { name: "y".to_owned(), partitions: 1, config: Default::default() };
-        return match node.create_topic(topic).await {
-            Ok(_) | Err(Error::TopicExists(_)) => Ok(()),
-            Err(error) => Err(error),
-        };
+        return create(node, model, "y", 1, &[]).await;
     };
     for _ in 0..3 {
         plain(node, model, at, random).await?;
@@ -178,17 +176,57 @@ async fn trimmed(node: &Node, model: &Shared, random: u64) -> Result<(), Error> 
     Ok(())
 }
 
+/// A topic of which the newest bytes are kept.
+async fn retained(env: &Env, node: &Node, model: &Shared, random: u64) -> Result<(), Error> {
+    let Some(at) = partitions(node, "z").await.first().copied() else {
+        return create(node, model, "z", 1, &[("retention.bytes", "1500")]).await;
+    };
+    for _ in 0..4 {
+        let text = format!("r|{}|{:300}", lock(model).number(), "");
+        lock(model).tried.insert(text.clone());
+        let offset = node.log(at)?.append(vec![record(&text)]).await?;
+        let mut model = lock(model);
+        model.acknowledged += 1;
+        model.see(at, offset, &text);
+    }
+    if random.is_multiple_of(2) {
+        // Retention looks once a second.
+        env.sleep(Duration::from_millis(1100)).await;
+    }
+    Ok(())
+}
+
+async fn create(
+    node: &Node,
+    model: &Shared,
+    name: &str,
+    partitions: i32,
+    config: &[(&str, &str)],
+) -> Result<(), Error> {
+    let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    match node.create_topic(NewTopic { name: name.to_owned(), partitions, config }).await {
+        Ok(topic) => drop(lock(model).created.insert(topic.id, topic.name)),
+        Err(Error::TopicExists(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 /// One client; ends at the first error that says the node is gone.
-async fn client(env: Env, node: Arc<Node>, model: Shared, name: String) {
+async fn client(env: Env, node: Arc<Node>, model: Shared, name: String, steps: u64) {
     let mut last = Cut::default();
-    for _ in 0..STEPS {
+    for _ in 0..steps {
         let all = partitions(&node, "x").await;
         let random = env.random_u64();
-        let result = match (all.is_empty(), random % 9) {
+        let result = match (all.is_empty(), random % 10) {
+            (_, 9) => retained(&env, &node, &model, random >> 16).await,
             (_, 8) => trimmed(&node, &model, random >> 16).await,
             (true, _) | (false, 0) => topics(&node, &model, random >> 8).await,
             (false, 1 | 2) => plain(&node, &model, all[(random >> 8) as usize % all.len()], random >> 16).await,
-            (false, 3) => idempotent(&node, &model, all[(random >> 8) as usize % all.len()], random >> 16).await,
+            (false, 3) => {
+                let at = all[(random >> 8) as usize % all.len()];
+                idempotent(&node, &model, at, env.now_ms(), random >> 16).await
+            }
             (false, 4..=6) => transaction(&node, &model, &name, &all, &env).await,
             _ => look(&node, &model, &mut last).await,
         };

@@ -5,20 +5,29 @@
 
 mod bounds;
 mod clients;
+mod damage;
+mod errors;
+mod full;
+mod images;
 mod model;
+#[cfg(feature = "mutants")]
+mod mutants;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::clients::{record, run_clients};
+use self::clients::{STEPS, record, run_clients};
 use self::model::{Shared, lock, verify};
 use super::{Node, NodeConfig};
-use crate::env::{Damage, SimDisk};
+use crate::env::{Damage, SimDisk, SyncFailure};
 use crate::store::Acknowledge;
 use crate::{Cluster, Env, Error, NewTopic, Offset, TopicPartition};
 
 const ROUNDS: u64 = 6;
+
+/// How a sync fails. Not late: that takes what is acknowledged before it comes, and no promise could be checked.
+const SHAPES: [SyncFailure; 3] = [SyncFailure::Clean, SyncFailure::Reverted, SyncFailure::Unseen];
 
 fn config(acknowledge: Acknowledge) -> NodeConfig {
     // Small, so that files roll, memory does not hold everything, and writers wait.
@@ -29,6 +38,7 @@ fn config(acknowledge: Acknowledge) -> NodeConfig {
         tail_bytes: 3000,
         pending_bytes: 4000,
         dirty_files_max: 3,
+        reserve_bytes: 0,
         acknowledge,
         ..NodeConfig::default()
     }
@@ -48,7 +58,7 @@ fn check_seed(seed: u64, acknowledge: Acknowledge) -> Outcome {
     for _ in 0..ROUNDS {
         let operation = disk.operations() + 1 + env.random_u64() % 160;
         let damage = match env.random_u64() % 6 {
-            0 => Some(Damage::SyncFails { operation }),
+            0 => Some(Damage::SyncFails { operation, how: SHAPES[env.random_u64() as usize % SHAPES.len()] }),
             1 => Some(Damage::WriteFails { operation }),
             2 => None,
             _ => Some(Damage::PowerCut { operation }),
@@ -100,7 +110,7 @@ async fn life(env: &Env, model: &Shared, acknowledge: Acknowledge) -> bool {
         Ok(()) | Err(Error::Io(_) | Error::Closed(_) | Error::Unknown) => {}
         Err(error) => lock(model).failures.push(format!("cannot read: {error}")),
     }
-    run_clients(env, &node, model).await;
+    run_clients(env, &node, model, STEPS).await;
     let polite = env.random_u64().is_multiple_of(3);
     if polite {
         node.shutdown().await;
@@ -173,7 +183,7 @@ fn real_threads_keep_the_same_promises() {
         for _ in 0..20 {
             let node = Node::open(env.clone(), Path::new("/data"), config(Acknowledge::AfterSync)).await.unwrap();
             verify(&node, &model).await.unwrap();
-            run_clients(&env, &node, &model).await;
+            run_clients(&env, &node, &model, STEPS).await;
             node.shutdown().await;
         }
     });

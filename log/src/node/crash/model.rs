@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::node::Node;
-use crate::{Cluster, Error, Isolation, LeaderEpoch, Offset, TopicPartition};
+use crate::{Batch, Cluster, Error, Isolation, LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// What must hold after any crash.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Model {
     /// Every record that was acknowledged or read, at its place.
     pub(super) seen: BTreeMap<(TopicPartition, Offset), String>,
@@ -17,6 +17,10 @@ pub(super) struct Model {
     pub(super) committed: BTreeMap<u64, bool>,
     /// How many records a transaction wrote to each partition.
     pub(super) wrote: BTreeMap<u64, BTreeMap<TopicPartition, usize>>,
+    /// The newest batch of each idempotent producer.
+    pub(super) sent: BTreeMap<(TopicPartition, i64), Sent>,
+    /// Topics whose creation was acknowledged.
+    pub(super) created: BTreeMap<TopicId, String>,
     /// Topics whose deletion was asked for: gone or not.
     pub(super) deleting: BTreeSet<String>,
     /// How far a trim was asked for.
@@ -25,6 +29,13 @@ pub(super) struct Model {
     pub(super) next: u64,
     pub(super) failures: Vec<String>,
     pub(super) acknowledged: usize,
+}
+
+/// A batch of an idempotent producer, and where it is, once that was acknowledged.
+#[derive(Clone)]
+pub(super) struct Sent {
+    pub(super) batch: Batch,
+    pub(super) at: Option<Offset>,
 }
 
 pub(super) type Shared = Arc<Mutex<Model>>;
@@ -96,7 +107,7 @@ pub(super) fn check_whole(model: &mut Model, read: &BTreeMap<TopicPartition, Vec
     }
 }
 
-/// Of topics whose name begins so: `x` come and go and see transactions, `y` is trimmed.
+/// Of topics whose name begins so: `x` come and go and see transactions, `y` is trimmed, `z` is kept to a size.
 pub(super) async fn partitions(node: &Node, prefix: &str) -> Vec<TopicPartition> {
     let topics = node.topics().into_iter().filter(|topic| topic.name.starts_with(prefix));
     let each =
@@ -110,8 +121,13 @@ pub(super) async fn verify(node: &Node, model: &Shared) -> Result<(), Error> {
     let mut texts: Vec<String> = Vec::new();
     let mut all = partitions(node, "x").await;
     all.extend(partitions(node, "y").await);
+    let retained = partitions(node, "z").await;
+    all.extend(retained.iter().copied());
     for partition in &all {
         let bounds = node.log(*partition)?.bounds();
+        if retained.contains(partition) {
+            lock(model).trimmed.insert(*partition, bounds.start);
+        }
         for (offset, text) in read_all(node, *partition, Offset(i64::MAX), Isolation::Uncommitted).await? {
             lock(model).see(*partition, offset, &text);
             texts.push(text);
@@ -135,6 +151,10 @@ pub(super) async fn verify(node: &Node, model: &Shared) -> Result<(), Error> {
         model.failures.push(format!("{phantom} was never written"));
     }
     // Topics whose deletion was never asked for still exist, with all that was seen in them.
+    let stands = |id: &TopicId| all.iter().any(|partition| partition.topic == *id);
+    let gone = model.created.iter().filter(|(id, name)| !model.deleting.contains(*name) && !stands(id));
+    let gone: Vec<String> = gone.map(|(_, name)| format!("topic {name} is gone")).collect();
+    model.failures.extend(gone);
     let kept = |partition: &TopicPartition| model.trimmed.get(partition).copied().unwrap_or_default();
     let lost = model.seen.iter().filter(|((p, offset), _)| all.contains(p) && *offset >= kept(p));
     let lost = lost.filter(|(_, text)| !there.contains(text));

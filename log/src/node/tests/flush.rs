@@ -13,7 +13,7 @@ fn check(seed: u64, flush: &str, power_cut: bool) -> (bool, Vec<String>) {
         let log = node.log(a).unwrap();
         log.append(vec![record("1")]).await.unwrap();
         node.configure_topic("a", [("flush".to_owned(), Some(flush.to_owned()))].into()).await.unwrap();
-        disk.plan(Damage::SyncFails { operation: disk.operations() + 1 });
+        disk.plan(Damage::SyncFails { operation: disk.operations() + 1, how: SyncFailure::Clean });
         let acknowledged = match log.append(vec![record("2")]).await {
             Ok(offset) => {
                 assert_eq!((offset, log.bounds().high_watermark), (Offset(1), Offset(2)), "seed {seed}");

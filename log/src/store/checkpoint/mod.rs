@@ -28,8 +28,10 @@ use super::handles::{Dirty, Name};
 use super::layout::Suffix;
 use super::owned::Slot;
 use super::partition::Cold;
+use super::room::FULL_INTERVAL;
 use super::shard::Message;
 use super::{Shared, Stage};
+use crate::env::mutant::Mutant;
 use crate::env::{Env, Lock};
 use crate::record::{Batch, Offset, TopicPartition};
 
@@ -101,6 +103,12 @@ impl Checkpointer {
             match worked {
                 Ok(()) => drop(request.map(|done| done.send(()))),
                 Err(End::Stopped) => return,
+                // The checkpoint before stays in force. Whoever asked for this one hears that it is not.
+                Err(End::Failed(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.shared.flush.set_full();
+                    self.env.sleep(FULL_INTERVAL).await;
+                    self.shared.files.wanted.notify_one();
+                }
                 Err(End::Failed(error)) => {
                     self.shared.wal.set_poison("a checkpoint", &error);
                     return;
@@ -113,7 +121,7 @@ impl Checkpointer {
     async fn work(&mut self, asked: bool) -> Result<(), End> {
         let (files, disk) = (Arc::clone(&self.shared.files), self.env.disk());
         self.env.offload(move || files.prepare(&*disk)).await?;
-        if asked || self.shared.files.needed() > self.files {
+        if self.shared.files.take_starved() || asked || self.shared.files.needed() > self.files {
             let outcome = self.checkpoint().await;
             self.shared.files.press(false);
             outcome?;
@@ -142,14 +150,23 @@ impl Checkpointer {
         let synced = large.len();
         let mut indexed = self.shared.handles.take_synced_indexes();
         indexed.extend(large.iter().map(|(name, _)| *name).filter(|name| name.suffix == Suffix::TimeIndex));
-        self.sync(large).await?;
+        if !Mutant::CheckpointBeforeSync.is_on() {
+            self.sync(large).await?;
+        }
+        if Mutant::LogReleasedEarly.is_on() {
+            self.shared.files.release_below(first_file);
+        }
         indexed.into_iter().for_each(|name| self.forget_index(name));
         // What the following waits for has to be written, room or not.
         self.shared.files.press(true);
-        self.copy(small).await?;
+        if !Mutant::SmallEndsForgotten.is_on() {
+            self.copy(small).await?;
+        }
         let directories = self.shared.handles.take_directories();
         let disk = self.env.disk();
-        self.env.offload(move || directories.iter().try_for_each(|path| sync_dir(&*disk, path))).await?;
+        if !Mutant::SegmentsUnnamed.is_on() {
+            self.env.offload(move || directories.iter().try_for_each(|path| sync_dir(&*disk, path))).await?;
+        }
         let mut captured = Captured { records: Vec::new(), removed: Vec::new() };
         for shard in &self.shards {
             let Captured { records, removed } = self.ask(shard, Message::Capture).await?;
@@ -208,7 +225,8 @@ impl Checkpointer {
                     loop {
                         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                         let Some((_, dirty)) = next else { return Ok(()) };
-                        env.offload(move || dirty.file.sync_data()).await?;
+                        // Nobody knows what is durable then: whatever the reason, it is not to be tried again.
+                        env.offload(move || dirty.file.sync_data().map_err(io::Error::other)).await?;
                     }
                 })
             })
@@ -282,6 +300,7 @@ fn read_end(
         position: Some(dirty.from),
         end: dirty.to,
         next: Offset(i64::MAX),
+        whole: false,
     };
     let partition = name.partition;
     let wanted = cold::Wanted { partition, from: Offset(0), up_to: Offset(i64::MAX), bytes_max: usize::MAX };

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 
+use crate::env::mutant::Mutant;
 use crate::record::{LeaderEpoch, Offset};
 use crate::store::partition::{Aborted, Compaction, Partition, View};
 use crate::store::producers::Producers;
@@ -49,7 +50,8 @@ impl Standing {
         view.segments.iter().for_each(|segment| put_segment(&mut out, segment));
         let swapped = view.compaction.swapped;
         let more = self.unpublished.iter().filter(|a| a.last >= swapped && !view.aborted.contains(a));
-        let aborted: Vec<&Aborted> = view.aborted.iter().chain(more).collect();
+        let aborted = view.aborted.iter().chain(more).filter(|_| !Mutant::CheckpointForgetsAborted.is_on());
+        let aborted: Vec<&Aborted> = aborted.collect();
         put_count(&mut out, aborted.len());
         for aborted in aborted {
             out.put_i64_le(aborted.producer_id);

@@ -26,6 +26,7 @@ use bytes::Bytes;
 
 use super::Captured;
 use crate::Error;
+use crate::env::mutant::Mutant;
 use crate::env::{Disk, File, Open, read_full};
 use crate::record::{TopicId, TopicPartition};
 
@@ -48,6 +49,10 @@ pub(in crate::store) struct Table {
     base_end: u64,
     sequence: u64,
     changes_min: u64,
+    /// A block was not written, for want of room: the next one tells of all partitions, in a file of its own.
+    incomplete: bool,
+    /// Where bytes stand that are no whole block: a crash may have left them, or they are damaged.
+    doubtful: Option<String>,
     /// What was read, until it is made durable.
     read: Option<(u32, Bytes)>,
 }
@@ -87,6 +92,8 @@ impl Table {
             base_end: 0,
             sequence: 0,
             changes_min: if cfg!(test) { 2000 } else { CHANGES_MIN },
+            incomplete: false,
+            doubtful: None,
             read: None,
         };
         let mut first_file = 0;
@@ -103,6 +110,16 @@ impl Table {
     /// The partitions and their records.
     pub fn records(&self) -> &BTreeMap<TopicPartition, Bytes> {
         &self.records
+    }
+
+    /// What it means for the checkpoint that the log in front of which it stands is not whole: that may be the damage.
+    pub fn doubt(&self, error: Error) -> Error {
+        match (error, &self.doubtful) {
+            (Error::Corrupt { place, detail }, Some(doubtful)) => {
+                Error::Corrupt { place: format!("{place}, or {doubtful}"), detail }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Whether the file began with a whole block; then what it says.
@@ -134,6 +151,9 @@ impl Table {
         });
         if let Some(behind) = behind {
             return Err(corrupt(at, &format!("a block is damaged, and a whole one stands behind it at byte {behind}")));
+        }
+        if at < bytes.len() || at == 0 {
+            self.doubtful = Some(format!("{} at byte {at}", path.display()));
         }
         self.sequence = self.sequence.max(sequence);
         if first_file.is_some() {
@@ -175,8 +195,15 @@ impl Table {
         Some(())
     }
 
-    /// Makes durable that partitions stand so, and that recovery needs the log from `first_file` on.
+    /// Makes durable that partitions stand so, and that recovery needs the log from `first_file` on. After `StorageFull`
+    /// what is durable is as before, and the next call makes good for this one.
     pub fn write(&mut self, disk: &dyn Disk, captured: Captured, first_file: u32) -> io::Result<()> {
+        let written = self.try_write(disk, captured, first_file);
+        self.incomplete = written.is_err();
+        written
+    }
+
+    fn try_write(&mut self, disk: &dyn Disk, captured: Captured, first_file: u32) -> io::Result<()> {
         let mut body = Vec::new();
         for (id, record) in captured.records {
             put_entry(&mut body, 1, id, &record);
@@ -188,10 +215,10 @@ impl Table {
         }
         let outgrown = self.end - self.base_end > self.base_end.max(self.changes_min);
         match &self.file {
-            Some(file) if !outgrown => {
+            Some(file) if !outgrown && !self.incomplete => {
                 let header = header(Kind::Changes, self.sequence + 1, first_file, &body);
                 file.write_at(self.end, &[IoSlice::new(&header), IoSlice::new(&body)])?;
-                file.sync_data()?;
+                sync(&**file)?;
                 self.sequence += 1;
                 self.end += (HEADER + body.len()) as u64;
                 Ok(())
@@ -204,10 +231,19 @@ impl Table {
         let mut body = Vec::new();
         self.records.iter().for_each(|(id, record)| put_entry(&mut body, 1, *id, record));
         let header = header(Kind::All, self.sequence + 1, first_file, &body);
-        let file = disk.open(&self.dir.join(name(self.number + 1)), Open::Create)?;
-        file.write_at(0, &[IoSlice::new(&header), IoSlice::new(&body)])?;
-        file.sync_data()?;
-        disk.sync_dir(&self.dir)?;
+        let path = self.dir.join(name(self.number + 1));
+        let file = disk.open(&path, Open::Create)?;
+        if let Err(error) = file.write_at(0, &[IoSlice::new(&header), IoSlice::new(&body)]) {
+            if error.kind() == io::ErrorKind::StorageFull {
+                drop(file);
+                disk.unlink(&path)?;
+            }
+            return Err(error);
+        }
+        sync(&*file)?;
+        if !Mutant::CheckpointUnnamed.is_on() {
+            disk.sync_dir(&self.dir)?;
+        }
         self.number += 1;
         self.sequence += 1;
         self.end = (HEADER + body.len()) as u64;
@@ -220,6 +256,11 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// After an error nobody knows what is durable: whatever the reason, it is not to be tried again.
+fn sync(file: &dyn File) -> io::Result<()> {
+    file.sync_data().map_err(io::Error::other)
 }
 
 fn put_entry(body: &mut Vec<u8>, kind: u8, id: TopicPartition, record: &[u8]) {

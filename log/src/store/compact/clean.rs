@@ -69,7 +69,7 @@ impl Cleaner {
         Cleaner { retain, aborted, unfinished: BTreeSet::new(), next: Offset(0), stats: Stats::default() }
     }
 
-    #[cfg(any(test, feature = "mutants"))]
+    #[cfg(test)]
     pub fn with_mutant(mut self, mutant: super::Mutant) -> Cleaner {
         match mutant {
             super::Mutant::ProducerStateLost => self.retain.last_batches = LastBatches::default(),

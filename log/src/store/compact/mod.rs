@@ -72,7 +72,7 @@ impl Unreadable {
 }
 
 /// Deliberate faults, for the tests that must find them.
-#[cfg(any(test, feature = "mutants"))]
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     /// The last batch of a producer goes like any other.

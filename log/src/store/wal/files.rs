@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::env::mutant::Mutant;
 use crate::env::{Disk, File, Open};
 
 /// Zeros are written in pieces of this size.
@@ -40,6 +41,8 @@ struct Inner {
     preparing: bool,
     /// The writer is far enough in its file that the next should be prepared.
     wanted: bool,
+    /// The disk has no room for another file: a checkpoint gives some.
+    starved: bool,
     /// A checkpoint is being taken, or none can be yet: what is waited for must be written, room or not.
     pressing: bool,
 }
@@ -112,8 +115,8 @@ impl Files {
         }
     }
 
-    /// The file with this number, to be begun: prepared, or new. Waits for a checkpoint while there are too many, or
-    /// while the disk has no room for another.
+    /// The file with this number, to be begun: prepared, or new. Waits for a checkpoint while there are too many.
+    /// `StorageFull` when the disk has no room for another: then a checkpoint is wanted, and it can be tried again.
     pub async fn take(&self, disk: &dyn Disk, number: u32) -> io::Result<Arc<dyn File>> {
         loop {
             let room = self.room.notified();
@@ -150,14 +153,11 @@ impl Files {
                 self.lock().needed.insert(number);
                 Ok(Some(file))
             }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.needed() > 1 => {
-                tracing::warn!(
-                    file = number,
-                    "no room for another file of the write-ahead log: waiting for a checkpoint"
-                );
-                Ok(None)
+            Err(error) => {
+                self.lock().starved |= error.kind() == io::ErrorKind::StorageFull;
+                self.wanted.notify_one();
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -199,19 +199,30 @@ impl Files {
         if let Some(free) = free {
             if free != number {
                 disk.rename(&self.path(free), &path)?;
-                disk.sync_dir(&self.dir)?;
+                if !Mutant::UsedLogFileUnnamed.is_on() {
+                    disk.sync_dir(&self.dir)?;
+                }
             }
             return disk.open(&path, Open::Write);
         }
         let file = disk.open(&path, Open::Create)?;
-        let filled = file.allocate(0, self.file_bytes).and_then(|()| if written { self.fill(&*file) } else { Ok(()) });
-        if let Err(error) = filled.and_then(|()| disk.sync_dir(&self.dir)) {
+        let filled = self.reserve(&*file).and_then(|()| if written { self.fill(&*file) } else { Ok(()) });
+        let named = || if Mutant::NewLogFileUnnamed.is_on() { Ok(()) } else { disk.sync_dir(&self.dir) };
+        if let Err(error) = filled.and_then(|()| named()) {
             // It was never part of the log.
             drop(file);
             disk.unlink(&path)?;
             return Err(error);
         }
         Ok(file)
+    }
+
+    fn reserve(&self, file: &dyn File) -> io::Result<()> {
+        match file.allocate(0, self.file_bytes) {
+            // What is written over is there as well, on most file systems.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(file),
+            reserved => reserved,
+        }
     }
 
     fn fill(&self, file: &dyn File) -> io::Result<()> {
@@ -233,6 +244,11 @@ impl Files {
         inner.free.extend(released);
         drop(inner);
         self.room.notify_one();
+    }
+
+    /// Whether the writer has found no room for another file since the last call.
+    pub fn take_starved(&self) -> bool {
+        std::mem::take(&mut self.lock().starved)
     }
 
     /// While a checkpoint is being taken, and until the first can be, the writer does not wait for one.

@@ -28,6 +28,7 @@
 //! | 2 log start | none; base offset is the new start of the partition |
 //! | 3 deleted | none; the partition is gone |
 
+use crate::env::mutant::Mutant;
 use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
 
 pub(in crate::store) const FILE_HEADER: usize = 64;
@@ -132,6 +133,9 @@ impl GroupHeader {
     /// The first position in `bytes` where an intact header with a sequence of at least `sequence` stands; of this
     /// generation, where one is given (bytes of clients cannot know it).
     pub fn find_successor(bytes: &[u8], generation: Option<u64>, sequence: u64) -> Option<usize> {
+        if Mutant::DamageTakenForTheEnd.is_on() {
+            return None;
+        }
         let starts = bytes.windows(GROUP_MAGIC.len()).enumerate().filter(|(_, window)| **window == GROUP_MAGIC);
         let mut headers = starts.filter_map(|(at, _)| Some((at, GroupHeader::decode(&bytes[at..])?)));
         let own = |header: &GroupHeader| generation.is_none_or(|generation| header.generation == generation);

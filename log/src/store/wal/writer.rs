@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use super::files::Files;
 use super::format::{ENTRY_HEADER, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader};
 use super::{Acknowledge, Item, Wal};
+use crate::env::mutant::Mutant;
 use crate::env::{Env, File, Lock};
 use crate::record::BATCH_HEADER;
 use crate::store::flush::Flush;
+use crate::store::room::FULL_INTERVAL;
 
 /// Bodies up to this size are copied beside their headers: one slice instead of two for the system to walk.
 const COPY_MAX: usize = 4096;
@@ -104,7 +106,10 @@ impl Writer {
         if self.wal.written(group, file.number) {
             self.env.step().await;
         }
-        file.file.sync_data()?;
+        match file.file.sync_data() {
+            Err(_) if Mutant::SyncRetried.is_on() => file.file.sync_data()?,
+            synced => synced?,
+        }
         let synced = self.env.monotonic();
 
         file.end += all.iter().map(|slice| slice.len() as u64).sum::<u64>();
@@ -133,7 +138,16 @@ impl Writer {
         let number = self.end.next_number;
         let generation = self.env.random_u64();
         let disk = self.env.disk();
-        let file = self.files.take(&*disk, number).await?;
+        let file = loop {
+            match self.files.take(&*disk, number).await {
+                // Nothing is lost by waiting: what is to be written was not acknowledged.
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                    self.flush.set_full();
+                    self.env.sleep(FULL_INTERVAL).await;
+                }
+                taken => break taken?,
+            }
+        };
         self.end.next_number += 1;
         self.end.file = Some(OpenFile { number, generation, file, end: 0 });
         Ok(Some(FileHeader { number, generation, first_sequence: self.end.next_sequence }.encode()))
