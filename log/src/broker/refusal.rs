@@ -6,6 +6,9 @@ use crate::record::BatchError;
 use crate::wire::error_code::ErrorCode;
 use crate::wire::primitive::Str;
 
+/// Characters of a message: it may repeat what the client sent, and what is told must fit into the oldest versions too.
+const MESSAGE_CHARS_MAX: usize = 2_000;
+
 /// A code and, for versions that carry it, words.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -21,7 +24,8 @@ impl Refusal {
     }
 
     pub fn text(&self) -> Option<Str> {
-        Some(Str::from(self.message.as_str()))
+        let end = self.message.char_indices().nth(MESSAGE_CHARS_MAX).map_or(self.message.len(), |(end, _)| end);
+        Some(Str::from(&self.message[..end]))
     }
 }
 

@@ -211,8 +211,9 @@ impl Broker {
         validate: bool,
         time: Duration,
     ) -> Result<(), Refusal> {
-        let unknown = || Refusal::from(Error::UnknownTopic(asked.name.text().into_owned()));
-        let topic = self.backend.topic(&asked.name.text()).ok_or_else(unknown)?;
+        let name = asked.name.text();
+        check_name(&name)?;
+        let topic = self.backend.topic(&name).ok_or_else(|| Error::UnknownTopic(name.into_owned()))?;
         check_not_taken(&topic)?;
         check_not_used(&topic)?;
         check_growth(&topic, asked.count)?;

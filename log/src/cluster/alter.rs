@@ -96,8 +96,11 @@ impl AlterConfigOp {
         config::spec(&self.name).ok_or_else(|| self.refused(value, config::NO_SUCH_OPTION))
     }
 
-    /// What the list holds now.
+    /// What the list holds now. The time that it takes to alter it goes with the lengths of both.
     fn items<'a>(&self, config: &'a TopicConfig, asked: &str) -> Result<Vec<&'a str>, Error> {
+        if asked.len() > config::VALUE_BYTES_MAX {
+            return Err(self.refused("", "it is longer than a value may be"));
+        }
         if self.spec(asked)?.value_type() != ValueType::List {
             return Err(self.refused(asked, "it is no list that could be added to or taken from"));
         }

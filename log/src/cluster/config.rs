@@ -254,6 +254,9 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
     ),
 ];
 
+/// Bytes of a value. All options together are one record of the topics' journal.
+pub const VALUE_BYTES_MAX: usize = 1_000;
+
 impl ConfigSpec {
     pub fn value_type(&self) -> ValueType {
         match self.kind {
@@ -305,7 +308,7 @@ impl Kind {
                 "" => Err("values must not be empty".to_owned()),
                 item => one_of(item, values),
             }),
-            Text if value.len() <= 1_000 && !value.contains(char::is_control) => Ok(()),
+            Text if !value.contains(char::is_control) => Ok(()),
             Text => Err("it is no short line of text".to_owned()),
         }
     }
@@ -324,6 +327,9 @@ pub fn check(config: &TopicConfig) -> Result<(), Error> {
         Err(Error::InvalidConfig { name, value, reason })
     };
     for (name, value) in config {
+        if value.len() > VALUE_BYTES_MAX {
+            return refused(name, "", format!("it is longer than {VALUE_BYTES_MAX} bytes"));
+        }
         match spec(name).map(|spec| spec.kind.check(value.trim())) {
             Some(Ok(())) => {}
             Some(Err(reason)) => return refused(name, value, reason),

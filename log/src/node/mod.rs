@@ -264,8 +264,9 @@ async fn forget_removed(
 ) -> Result<(), Error> {
     let traces: BTreeSet<TopicId> = left.iter().map(|partition| partition.topic).collect();
     let gone: Vec<TopicId> = removed.iter().filter(|id| !traces.contains(id)).copied().collect();
-    if !gone.is_empty() {
-        topics.ask(Command::Forgotten { ids: gone }).await?;
+    // What is decided at once has to fit into one batch.
+    for ids in gone.chunks(1_000) {
+        topics.ask(Command::Forgotten { ids: ids.to_vec() }).await?;
     }
     for partition in left {
         if removed.contains(&partition.topic) {

@@ -340,3 +340,44 @@ fn options_are_refused_in_kafkas_words() {
         }
     });
 }
+
+/// What is told of a long name or value fits into every version, nothing of it is kept, and topics can be had on.
+#[test]
+fn what_is_too_long_is_refused_in_few_words() {
+    with_broker(|fixture| async move {
+        let mut client = fixture.client().await;
+        let invalid = ErrorCode::InvalidConfig.code();
+        let config = fixture.topic("one").config;
+        // A little too long, the longest string of the first versions, and more than a record of the journal may be when
+        // each byte is escaped in it.
+        for bytes in [1_001, 32_767, 12 << 20] {
+            let number = format!("{}5", "0".repeat(bytes - 1));
+            let escaped = format!("{}5", "\u{b}".repeat(bytes - 1));
+            let items: String = (0..=bytes / 7).map(|n| format!("{n:06},")).collect();
+            for (name, config_operation, value) in [
+                ("retention.ms", operation::SET, &number),
+                ("retention.ms", operation::SET, &escaped),
+                ("cleanup.policy", operation::APPEND, &items),
+                ("cleanup.policy", operation::SUBTRACT, &items),
+            ] {
+                let value = Some(Str::from(value.as_str()));
+                let configs = vec![IncrementalAlterableConfig { name: Str::from(name), config_operation, value }];
+                let (resource_type, resource_name) = (resource::TOPIC, Str::from("one"));
+                let resources = vec![IncrementalAlterConfigsResource { resource_type, resource_name, configs }];
+                let request = IncrementalAlterConfigsRequest { resources, validate_only: false };
+                let answer: IncrementalAlterConfigsResponse =
+                    client.call(Api::IncrementalAlterConfigs, 1, &request).await;
+                let told = answer.responses[0].error_message.as_ref().map(|text| text.text().len());
+                assert_eq!(answer.responses[0].error_code, invalid, "{name} of {bytes} bytes");
+                assert!(told.is_some_and(|told| told < 3_000), "{told:?}");
+            }
+            if bytes <= 32_767 {
+                assert_eq!(replace(&mut client, 0, &["one"], &[("retention.ms", Some(&number))]).await, [invalid]);
+                assert_eq!(replace(&mut client, 0, &["one"], &[(&number, Some("1"))]).await, [invalid]);
+            }
+        }
+        assert_eq!(fixture.topic("one").config, config);
+        let ops = [("retention.ms", operation::SET, Some("5"))];
+        assert_eq!(incremental(&mut client, (resource::TOPIC, "one"), &ops, false).await, 0);
+    });
+}

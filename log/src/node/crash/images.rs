@@ -258,7 +258,7 @@ pub(super) fn check_run(seed: u64, seen: &Seen) -> Result<(), String> {
 
 #[test]
 fn every_crash_image_recovers_to_a_prefix_with_all_that_was_acknowledged() {
-    let wanted = std::env::var("RIVERRUN_CRASH_IMAGES").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000);
+    let wanted = std::env::var("RIVERRUN_CRASH_IMAGES").map_or(10_000, |n| n.parse().expect("RIVERRUN_CRASH_IMAGES"));
     let (seen, next) = (Seen::default(), AtomicU64::new(0));
     let failures: Vec<String> = std::thread::scope(|scope| {
         let work = || loop {
