@@ -5,14 +5,14 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, ExceptSelectItem, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
+    BinaryOperator, ExceptSelectItem, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
     SelectItemQualifiedWildcardKind, Spanned, TableFactor, TableWithJoins, VisitMut, VisitorMut,
     WildcardAdditionalOptions,
 };
 
-use super::rewrite::folded;
+use super::rewrite::call;
 use crate::error::{Error, Result, location_of};
+use crate::parse::fold;
 
 /// A merged column: its name, and what it is.
 type Column = (Ident, Expr);
@@ -81,7 +81,7 @@ fn merge(from: &mut TableWithJoins) -> Option<(Vec<Column>, [Ident; 2])> {
     let value = |name: &Ident| match word {
         "LEFT" => of(&sides[0], name),
         "RIGHT" => of(&sides[1], name),
-        _ => coalesce(of(&sides[0], name), of(&sides[1], name)),
+        _ => call("coalesce", [of(&sides[0], name), of(&sides[1], name)]),
     };
     Some((names.iter().map(|name| (name.clone(), value(name))).collect(), sides.clone()))
 }
@@ -94,20 +94,6 @@ fn name_of(table: &TableFactor) -> Option<Ident> {
         TableFactor::Table { name, alias: None, .. } => name.0.last()?.as_ident().cloned(),
         _ => None,
     }
-}
-
-fn coalesce(left: Expr, right: Expr) -> Expr {
-    let args = [left, right].map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).to_vec();
-    Expr::Function(Function {
-        name: ObjectName::from(Ident::new("coalesce")),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
 }
 
 /// Puts the merged columns where they are named, and first where all are asked for.
@@ -142,7 +128,7 @@ fn the_others(side: &Ident, columns: &[Column]) -> SelectItem {
 }
 
 fn find<'a>(columns: &'a [Column], name: &Ident) -> Option<&'a Expr> {
-    columns.iter().find(|(column, _)| folded(column) == folded(name)).map(|(_, expr)| expr)
+    columns.iter().find(|(column, _)| fold(column) == fold(name)).map(|(_, expr)| expr)
 }
 
 /// Names outside of inner queries, which have tables of their own.

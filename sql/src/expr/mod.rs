@@ -21,7 +21,7 @@ mod rounding;
 mod span;
 mod state;
 mod texts;
-mod values;
+pub mod values;
 pub mod write;
 mod zeros;
 mod zone;

@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::{merge, patterns, values};
 use crate::error::{Error, Result, location_of, sqlstate};
+use crate::parse::fold;
 use crate::types::{COLUMNS_MAX, DIGITS_MAX};
 
 /// What stands between a column's name and its number where several have that name. No name typed by people holds it.
@@ -226,9 +227,9 @@ fn name_columns(select: &mut Select) {
         match item {
             SelectItem::ExprWithAlias { expr, alias } => {
                 narrow(expr);
-                if !taken.insert(folded(alias)) {
+                if !taken.insert(fold(alias)) {
                     count += 1;
-                    *alias = numbered(&folded(alias), count);
+                    *alias = numbered(&fold(alias), count);
                 }
             }
             SelectItem::UnnamedExpr(expr) => {
@@ -255,11 +256,19 @@ fn numbered(name: &str, count: usize) -> Ident {
     Ident::with_quote('"', format!("{name}{NUMBERED}{count}"))
 }
 
-pub(super) fn folded(ident: &Ident) -> String {
-    match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
-    }
+/// `name(args, …)`, nothing more to it.
+pub(super) fn call(name: &str, args: impl IntoIterator<Item = Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(Ident::new(name)),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }
 
 /// A series in a list of columns is rows; DataFusion's is an array.
@@ -267,18 +276,7 @@ fn unnest_series(expr: &mut Expr) {
     let Expr::Function(function) = &*expr else { return };
     if function.name.to_string().eq_ignore_ascii_case("generate_series") {
         let series = std::mem::replace(expr, Expr::value(Value::Null));
-        let argument = FunctionArg::Unnamed(FunctionArgExpr::Expr(series));
-        let args = FunctionArgumentList { duplicate_treatment: None, args: vec![argument], clauses: Vec::new() };
-        *expr = Expr::Function(Function {
-            name: ObjectName::from(Ident::new("unnest")),
-            uses_odbc_syntax: false,
-            parameters: FunctionArguments::None,
-            args: FunctionArguments::List(args),
-            filter: None,
-            null_treatment: None,
-            over: None,
-            within_group: Vec::new(),
-        });
+        *expr = call("unnest", [series]);
     }
 }
 
@@ -293,14 +291,14 @@ fn name_and_strength(expr: &Expr) -> Option<(String, bool)> {
     let strong = |name: Option<String>| name.map(|name| (name, true));
     let fixed = |name: &str| strong(Some(name.to_string()));
     match expr {
-        Expr::Identifier(ident) => strong(Some(folded(ident))),
-        Expr::CompoundIdentifier(parts) => strong(parts.last().map(folded)),
+        Expr::Identifier(ident) => strong(Some(fold(ident))),
+        Expr::CompoundIdentifier(parts) => strong(parts.last().map(fold)),
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => name_and_strength(inner),
         Expr::CompoundFieldAccess { root, access_chain } => {
             let subscripts = access_chain.iter().all(|access| matches!(access, AccessExpr::Subscript(_)));
             if subscripts { name_and_strength(root) } else { None }
         }
-        Expr::Function(function) => strong(function.name.0.last()?.as_ident().map(folded)),
+        Expr::Function(function) => strong(function.name.0.last()?.as_ident().map(fold)),
         Expr::Cast { expr, data_type, .. } => {
             name_and_strength(expr).filter(|(_, strong)| *strong).or_else(|| weak(type_name(data_type)))
         }
@@ -326,7 +324,7 @@ fn name_and_strength(expr: &Expr) -> Option<(String, bool)> {
         Expr::Subquery(query) => match query.body.as_ref() {
             SetExpr::Select(select) => match select.projection.first()? {
                 SelectItem::UnnamedExpr(expr) => strong(column_name(expr)),
-                SelectItem::ExprWithAlias { alias, .. } => strong(Some(folded(alias))),
+                SelectItem::ExprWithAlias { alias, .. } => strong(Some(fold(alias))),
                 _ => None,
             },
             _ => None,

@@ -3,13 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, ObjectName, Value, visit_expressions_mut,
-};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, DataType, Expr, Value, visit_expressions_mut};
 
 use super::context::characters;
-use super::rewrite::cast;
+use super::rewrite::{call, cast};
 use crate::types::ColumnType;
 
 /// Floats where one is a float; for the constants beside a uuid, a json, a time or a truth value the type of that; texts
@@ -70,7 +67,7 @@ fn named_type(expr: &Expr) -> Option<DataType> {
 }
 
 /// A constant that is of whatever type is wanted.
-fn is_untyped(expr: &Expr) -> bool {
+pub fn is_untyped(expr: &Expr) -> bool {
     matches!(expr, Expr::Value(value)
         if matches!(value.value, Value::SingleQuotedString(_) | Value::Null | Value::Placeholder(_)))
 }
@@ -81,16 +78,5 @@ fn cut(expr: &mut Expr) {
     let Some(length) = characters(data_type) else { return };
     let text = cast(take(value), DataType::Text);
     let length = Expr::value(Value::Number(length.to_string(), false));
-    let args = [text, length].map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).to_vec();
-    let args = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
-    *expr = Expr::Function(Function {
-        name: ObjectName::from(Ident::new("left")),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(args),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    });
+    *expr = call("left", [text, length]);
 }

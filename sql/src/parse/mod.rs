@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use datafusion::sql::sqlparser::ast;
+pub use words::fold;
 
 use crate::error::{Error, Location, Result};
 

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Location, Result, location_of, sqlstate};
-use crate::parse::{Name, Query};
+use crate::parse::{Name, Query, fold};
 
 /// Functions over windows of time, in all their forms.
 const WINDOWS: &[&str] = &["tumble", "hop", "cumulate", "session"];
@@ -123,25 +123,18 @@ struct Relations {
     ctes: HashSet<String>,
 }
 
-fn folded(ident: &ast::Ident) -> String {
-    match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
-    }
-}
-
 impl Visitor for Relations {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
         if let Some(with) = &query.with {
-            self.ctes.extend(with.cte_tables.iter().map(|cte| folded(&cte.alias.name)));
+            self.ctes.extend(with.cte_tables.iter().map(|cte| fold(&cte.alias.name)));
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        let parts: Vec<String> = relation.0.iter().filter_map(|p| p.as_ident()).map(folded).collect();
+        let parts: Vec<String> = relation.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
         self.names.push(Name { parts, location: location_of(relation.span()) });
         ControlFlow::Continue(())
     }

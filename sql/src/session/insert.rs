@@ -18,6 +18,7 @@ use super::server::Server;
 use crate::catalog::{Kind, Object};
 use crate::error::{Error, Result, location_of, sqlstate};
 use crate::expr::assign;
+use crate::expr::values::is_untyped;
 use crate::parse::{Insert, Name, Query};
 use crate::query::pgtype;
 use crate::types::{ColumnType, PG_TYPE};
@@ -187,12 +188,6 @@ fn sql_type(field: &Field) -> Result<SqlType> {
     let name = column.name()?;
     let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql(&name).and_then(|mut parser| parser.parse_data_type());
     parsed.map_err(|e| Error::bug(format!("the type {name} is not read back")).caused_by(e))
-}
-
-/// A literal whose type is the column's.
-fn is_untyped(expr: &Expr) -> bool {
-    matches!(expr, Expr::Value(value)
-        if matches!(value.value, Value::SingleQuotedString(_) | Value::Null | Value::Placeholder(_)))
 }
 
 /// A number or a truth value in the place of something else.
