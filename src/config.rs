@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use log::env::{Disk, Open, read_full};
@@ -45,6 +45,8 @@ pub struct Log {
     pub wal_group_bytes: usize,
     pub tail_bytes: usize,
     pub pending_bytes: usize,
+    pub cold_reads: NonZeroUsize,
+    pub cold_read_bytes: NonZeroUsize,
     pub disk_reserve_bytes: u64,
     pub retention_check_interval_ms: NonZeroU64,
     pub compact_map_bytes: usize,

@@ -206,6 +206,8 @@ fn node_config(config: &Config) -> NodeConfig {
         wal_group_bytes: log.wal_group_bytes,
         tail_bytes: log.tail_bytes,
         pending_bytes: log.pending_bytes,
+        cold_reads: log.cold_reads.get(),
+        cold_read_bytes: log.cold_read_bytes.get(),
         reserve_bytes: log.disk_reserve_bytes,
         dirty_files_max: dirty_files(::log::env::raise_open_files()),
         retention_check_interval_ms: log.retention_check_interval_ms.get(),

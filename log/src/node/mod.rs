@@ -55,12 +55,19 @@ pub struct NodeConfig {
     pub segment_bytes_max: u32,
     /// One write to it, at most about this, in bytes.
     pub wal_group_bytes: usize,
+    /// A segment with so many bytes that are not synced is synced: what goes to the disk at once is in front of the next
+    /// sync of the write-ahead log.
+    pub segment_sync_bytes: u32,
     /// The newest batches kept in memory for readers, in bytes.
     pub tail_bytes: usize,
     /// Bytes taken and not yet durable, for each shard; over it writers wait.
     pub pending_bytes: usize,
     /// Files of segments that are open because not all of them is synced; a checkpoint may hold as many again.
     pub dirty_files_max: usize,
+    /// Reads of history, of what is not in memory, at a time; others wait.
+    pub cold_reads: usize,
+    /// What they read into together, in bytes.
+    pub cold_read_bytes: usize,
     /// Room on the disk that is left to the log itself, in bytes: with less, nothing is taken from producers, while what
     /// was acknowledged reaches its segments and topics can be deleted.
     pub reserve_bytes: u64,
@@ -82,16 +89,19 @@ impl Default for NodeConfig {
         NodeConfig {
             node_id: 1,
             shards: 2,
-            wal_file_bytes: 64 * 1024 * 1024,
+            wal_file_bytes: 128 * 1024 * 1024,
             checkpoint_files: 2,
             wal_files_max: 8,
             segment_bytes_max: i32::MAX as u32,
             wal_group_bytes: 8 * 1024 * 1024,
-            tail_bytes: 64 * 1024 * 1024,
+            segment_sync_bytes: 2 * 1024 * 1024,
+            tail_bytes: 128 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
             dirty_files_max: 256,
+            cold_reads: 4,
+            cold_read_bytes: 64 * 1024 * 1024,
             // What is in memory only, and as much again for indexes and checkpoints.
-            reserve_bytes: 128 * 1024 * 1024,
+            reserve_bytes: 256 * 1024 * 1024,
             retention_check_interval_ms: if cfg!(test) { 1_000 } else { 60_000 },
             compact_map_bytes: 128 * 1024 * 1024,
             compact_bytes_per_second: 64 * 1024 * 1024,
@@ -152,9 +162,12 @@ impl Node {
             files_max: config.wal_files_max,
             segment_bytes_max: config.segment_bytes_max,
             group_bytes: config.wal_group_bytes,
+            segment_sync_bytes: config.segment_sync_bytes,
             tail_bytes: config.tail_bytes,
             pending_bytes: config.pending_bytes,
             dirty_files_max: config.dirty_files_max,
+            cold_reads: config.cold_reads,
+            cold_read_bytes: config.cold_read_bytes,
             compact: CompactConfig {
                 map_bytes: config.compact_map_bytes,
                 bytes_per_second: config.compact_bytes_per_second,

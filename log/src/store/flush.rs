@@ -2,7 +2,7 @@
 //! the order of the log and many of a partition at once. Nobody waits for it but a checkpoint, and writers when too much
 //! is in memory only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,8 +50,12 @@ pub(super) struct Flush {
     queue: Mutex<Queue>,
     /// Something is due.
     work: Notify,
-    /// Something was written.
+    /// Something was written, or removed.
     done: Notify,
+    /// There is something to remove.
+    removal: Notify,
+    /// There may be something to sync.
+    written_much: Notify,
     /// Bytes that are worth a round of writes.
     enough: usize,
     /// Bytes in memory over which writers wait.
@@ -71,11 +75,25 @@ struct Queue {
     closed: bool,
     /// The disk has less room than the reserve, or had none for the last write.
     full: bool,
+    /// Partitions whose files go, and how many there were of them and how many are gone.
+    removing: VecDeque<TopicPartition>,
+    to_remove: u64,
+    removed: u64,
+    /// Nothing more is written to segments.
+    ended: bool,
 }
 
 impl Flush {
     pub fn new(enough: usize, bytes_max: usize) -> Flush {
-        Flush { queue: Mutex::default(), work: Notify::new(), done: Notify::new(), enough, bytes_max }
+        Flush {
+            queue: Mutex::default(),
+            work: Notify::new(),
+            done: Notify::new(),
+            removal: Notify::new(),
+            written_much: Notify::new(),
+            enough,
+            bytes_max,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -117,7 +135,7 @@ impl Flush {
         self.work.notify_one();
     }
 
-    /// Returns when everything that was queued before the call is in its file.
+    /// Returns when everything that was queued before the call is in its file, or removed.
     pub async fn all(&self) {
         let target = {
             let mut queue = self.lock();
@@ -126,6 +144,8 @@ impl Flush {
         };
         self.work.notify_one();
         self.until(|queue| queue.written >= target).await;
+        let target = self.lock().to_remove;
+        self.until(|queue| queue.removed >= target).await;
     }
 
     /// Returns when there is room for more in memory.
@@ -226,6 +246,40 @@ impl Flush {
         }
     }
 
+    /// Nothing writes into the directories of these partitions any more.
+    fn hand_over(&self, removed: &BTreeSet<TopicPartition>) {
+        let mut queue = self.lock();
+        queue.to_remove += removed.len() as u64;
+        queue.removing.extend(removed);
+        drop(queue);
+        self.removal.notify_one();
+    }
+
+    /// The next partition whose files go; `None` at the end.
+    async fn next_removal(&self) -> Option<TopicPartition> {
+        loop {
+            {
+                let mut queue = self.lock();
+                let next = queue.removing.pop_front();
+                if next.is_some() || queue.ended {
+                    return next;
+                }
+            }
+            self.removal.notified().await;
+        }
+    }
+
+    fn is_removed(&self) {
+        self.lock().removed += 1;
+        self.done.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.removal.notify_one();
+        self.written_much.notify_one();
+    }
+
     fn written(&self, count: usize) {
         let mut queue = self.lock();
         queue.written += count as u64;
@@ -240,6 +294,8 @@ pub(super) struct Flusher {
     pub env: Env,
     pub shared: Arc<Shared>,
     pub room: Room,
+    /// A segment of which so much is not synced is synced.
+    pub sync_bytes: u32,
 }
 
 /// Consecutive batches of one segment.
@@ -257,11 +313,46 @@ impl Flusher {
         tokio::select! {
             biased;
             () = shared.wal.stopped() => {}
-            () = self.write_all() => {}
+            () = self.work() => {}
         }
     }
 
+    async fn work(&self) {
+        tokio::join!(biased; self.write_all(), self.remove_all(), self.sync_all());
+    }
+
     async fn write_all(&self) {
+        self.write_rounds().await;
+        self.shared.flush.end();
+    }
+
+    /// Removes files beside the writing: it takes the longer the larger they are.
+    async fn remove_all(&self) {
+        while let Some(partition) = self.shared.flush.next_removal().await {
+            let (disk, shared) = (self.env.disk(), Arc::clone(&self.shared));
+            let removed = self.env.offload(move || shared.handles.remove_partition(&*disk, partition)).await;
+            if let Err(error) = removed {
+                return self.shared.wal.set_poison("a removal of a partition's files", &error);
+            }
+            self.shared.flush.is_removed();
+            self.env.step().await;
+        }
+    }
+
+    /// Syncs segments that have got much since their last sync, beside the writing.
+    async fn sync_all(&self) {
+        let bytes_min = self.sync_bytes;
+        while !self.shared.flush.lock().ended {
+            let (shared, written_much) = (Arc::clone(&self.shared), self.shared.flush.written_much.notified());
+            match self.env.offload(move || shared.handles.sync_largest(bytes_min)).await {
+                Ok(true) => self.env.step().await,
+                Ok(false) => written_much.await,
+                Err(error) => return self.shared.wal.set_poison("a sync of a segment", &error),
+            }
+        }
+    }
+
+    async fn write_rounds(&self) {
         let mut written = BTreeSet::new();
         while let Some(work) = self.shared.flush.take().await {
             let count = work.len();
@@ -276,6 +367,7 @@ impl Flusher {
             }
             self.room.look(&*self.env.disk(), &self.shared.flush);
             self.shared.flush.written(count);
+            self.shared.flush.written_much.notify_one();
             self.shared.tail.evict();
             self.env.step().await;
         }
@@ -304,8 +396,7 @@ impl Flusher {
             }
         }
         // First, for that gives room.
-        let disk = self.env.disk();
-        removed.iter().try_for_each(|id| self.shared.handles.remove_partition(&*disk, *id))?;
+        self.shared.flush.hand_over(&removed);
         for ((id, segment), run) in runs {
             if !removed.contains(&id) && !run.partition.is_closed() {
                 self.write(segment, &run).await?;

@@ -39,6 +39,8 @@ pub(super) struct Handles {
     /// Files open for bytes that are not synced.
     dirty_max: usize,
     inner: Mutex<Inner>,
+    /// Held while a file is synced before its time; whether that has failed once. See [`Handles::check_synced`].
+    early: Mutex<bool>,
     /// Held by who removes directories, and by who makes files in one that may be removed.
     shape: Mutex<()>,
 }
@@ -58,7 +60,7 @@ struct Inner {
 
 impl Handles {
     pub fn new(place: Place, dirty_max: usize) -> Handles {
-        Handles { place, dirty_max, inner: Mutex::default(), shape: Mutex::default() }
+        Handles { place, dirty_max, inner: Mutex::default(), early: Mutex::default(), shape: Mutex::default() }
     }
 
     pub fn directory(&self, partition: TopicPartition) -> PathBuf {
@@ -129,8 +131,7 @@ impl Handles {
             names.into_iter().filter_map(|name| Some((name, inner.dirty.get(&name)?.clone()))).collect::<Vec<_>>()
         };
         for (name, synced) in oldest {
-            // Nobody knows what is durable after an error: whatever the reason, it is not to be tried again.
-            synced.file.sync_data().map_err(io::Error::other)?;
+            self.sync_early(&synced)?;
             let mut inner = self.lock();
             match inner.dirty.get(&name) {
                 Some(dirty) if (dirty.from, dirty.to) == (synced.from, synced.to) => drop(inner.dirty.remove(&name)),
@@ -143,6 +144,42 @@ impl Handles {
             }
         }
         Ok(())
+    }
+
+    /// Nobody knows what is durable after an error: whatever the reason, it is not to be tried again.
+    fn sync_early(&self, dirty: &Dirty) -> io::Result<()> {
+        let mut failed = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = dirty.file.sync_data();
+        *failed |= synced.is_err();
+        synced.map_err(io::Error::other)
+    }
+
+    /// An error of writing back is told to one sync only. What was synced by others than this one's caller may be lost
+    /// when it was told to a sync before its time: an error then. To be called behind the last of the caller's syncs.
+    pub fn check_synced(&self) -> io::Result<()> {
+        let failed = *self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed { Err(io::Error::other("a sync of another file has failed")) } else { Ok(()) }
+    }
+
+    /// The file of a segment of which the most is not synced, if that is so many bytes.
+    fn largest(&self, bytes_min: u32) -> Option<(Name, Dirty)> {
+        let inner = self.lock();
+        let logs = inner.dirty.iter().filter(|(name, _)| name.suffix == Suffix::Log);
+        let (name, dirty) = logs.max_by_key(|(_, dirty)| dirty.to - dirty.from)?;
+        (dirty.to - dirty.from >= bytes_min).then(|| (*name, dirty.clone()))
+    }
+
+    /// Syncs a segment of which so many bytes are not synced; whether there was one. A checkpoint then has less to sync at
+    /// once: the disk serves what the write-ahead log waits for in between.
+    pub fn sync_largest(&self, bytes_min: u32) -> io::Result<bool> {
+        let Some((name, synced)) = self.largest(bytes_min) else { return Ok(false) };
+        self.sync_early(&synced)?;
+        let mut inner = self.lock();
+        // What was written behind it meanwhile is left. A checkpoint may have taken it, or it is gone.
+        if let Some(dirty) = inner.dirty.get_mut(&name).filter(|dirty| dirty.from == synced.from) {
+            dirty.from = synced.to.min(dirty.to);
+        }
+        Ok(true)
     }
 
     /// Segments whose indexes were synced before their time.

@@ -21,6 +21,7 @@ pub(crate) mod config;
 mod epochs;
 mod flush;
 mod handles;
+mod history;
 #[allow(dead_code, reason = "the other way of each format is read by tests and by Kafka's tools")]
 pub(crate) mod layout;
 pub(crate) mod offline;
@@ -52,6 +53,7 @@ use self::compact::task::{CompactConfig, Compactor};
 use self::config::PartitionConfig;
 use self::flush::{Flush, Flusher};
 use self::handles::Handles;
+use self::history::History;
 use self::owned::{Active, Owned};
 use self::partition::{Aborted, Partition, Plan};
 pub(crate) use self::recovery::Replayed;
@@ -92,6 +94,11 @@ pub(crate) struct StoreConfig {
     pub pending_bytes: usize,
     /// Files of segments that are open because not all of them is synced.
     pub dirty_files_max: usize,
+    /// A segment with so many unsynced bytes is synced, and not only by the next checkpoint.
+    pub segment_sync_bytes: u32,
+    /// Reads of files at a time, and bytes that they read into.
+    pub cold_reads: usize,
+    pub cold_read_bytes: usize,
     pub compact: CompactConfig,
     /// Room on the disk that producers leave to the log itself.
     pub reserve_bytes: u64,
@@ -105,6 +112,7 @@ struct Shared {
     flush: Arc<Flush>,
     handles: Handles,
     cursors: Cursors,
+    history: History,
     stable: Stable,
     tail: Tail,
     /// Whether tasks give way between messages: only where a simulation looks for orders.
@@ -239,6 +247,7 @@ impl Store {
             handles: Handles::new(Place::new(dir), config.dirty_files_max),
             cursors: Cursors::default(),
             stable: Stable::new(),
+            history: History::new(config.cold_reads, config.cold_read_bytes),
             tail: Tail::new(config.tail_bytes),
             env_steps: env.is_simulated(),
         });
@@ -259,7 +268,12 @@ impl Store {
         };
         let writer = env.place("log-wal", writer.run())?;
         let room = Room { dir: dir.to_owned(), reserve_bytes: config.reserve_bytes };
-        let flusher = Flusher { env: env.clone(), shared: Arc::clone(&shared), room: room.clone() };
+        let flusher = Flusher {
+            env: env.clone(),
+            shared: Arc::clone(&shared),
+            room: room.clone(),
+            sync_bytes: config.segment_sync_bytes,
+        };
         let flusher = env.place("log-flush", flusher.run())?;
         drop(env.spawn("log-room", room.watch(env.clone(), Arc::downgrade(&shared.flush))));
         let (shards, tasks) = start_shards(env, config, &shared)?;
@@ -502,7 +516,7 @@ impl Store {
                     let (shared, disk, next) = (Arc::clone(&self.shared), self.env.disk(), cold.next);
                     let segment = (cold.segment, cold.generation);
                     let read = move || cold::read(&*disk, &shared.handles, &shared.cursors, &cold, wanted);
-                    match self.env.offload(read).await {
+                    match self.shared.history.read(&self.env, wanted.bytes_max, read).await {
                         // Its segment was trimmed away or compacted under the reader: the next plan says so.
                         Err(Error::Io(error))
                             if error.kind() == std::io::ErrorKind::NotFound

@@ -50,7 +50,8 @@ impl Store {
 
     async fn start_in_file(&self, name: Name, at_ms: i64) -> Result<Offset, Error> {
         let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
-        let relative = self.env.offload(move || cold::offset_of_time(&*disk, &shared.handles, name, at_ms)).await?;
+        let find = move || cold::offset_of_time(&*disk, &shared.handles, name, at_ms);
+        let relative = self.shared.history.read(&self.env, CHUNK, find).await?;
         Ok(Offset(name.segment.0 + i64::from(relative)))
     }
 

@@ -236,7 +236,9 @@ impl Checkpointer {
             let synced: io::Result<()> = worker.await.map_err(|_| End::Stopped)?;
             outcome = outcome.and(synced);
         }
-        Ok(outcome?)
+        outcome?;
+        let shared = Arc::clone(&self.shared);
+        Ok(self.env.offload(move || shared.handles.check_synced()).await?)
     }
 
     /// Has the unsynced ends of these segments written to the log once more. They stay unsynced.

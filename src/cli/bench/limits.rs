@@ -1,0 +1,100 @@
+//! What the disk and the memory of this machine do alone, to hold the log's figures against.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::Env;
+use log::env::{File, Open};
+
+use super::percentile;
+
+/// Of the file that is written again and again, as the write-ahead log's are.
+const FILE_BYTES: u64 = 256 * 1024 * 1024;
+const MIB: usize = 1024 * 1024;
+/// What the sync of one small write costs is measured with these.
+pub(super) const SMALL: usize = 4 * 1024;
+/// What is written at once where the disk shall do as much as it can with every write synced.
+pub(super) const LARGE: usize = MIB;
+
+/// Synced writes of one size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Synced {
+    pub bytes_per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// Bytes a second from one place in memory to another, neither of which fits into a cache.
+pub(super) fn memory_copy(env: &Env) -> f64 {
+    let from = vec![1u8; 64 * MIB];
+    let mut to = vec![0u8; from.len()];
+    to.copy_from_slice(&from);
+    let began = env.monotonic();
+    for _ in 0..8 {
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&mut to);
+    }
+    8.0 * from.len() as f64 / (env.monotonic() - began).as_secs_f64()
+}
+
+/// Pieces one behind the other into one file whose blocks are written already, each with a sync.
+pub(super) fn one_file(env: &Env, dir: &Path, piece: usize, time: Duration) -> io::Result<Synced> {
+    let file = written(env, dir, "limit", FILE_BYTES)?;
+    let pieces = FILE_BYTES / piece as u64;
+    let synced = measure(env, piece, time, |bytes, count| {
+        file.write_at(count % pieces * piece as u64, &[IoSlice::new(bytes)])?;
+        file.sync_data()
+    })?;
+    env.disk().unlink(&dir.join("limit"))?;
+    Ok(synced)
+}
+
+/// A piece into each of so many files in turn, each with a sync: a log that syncs its segments.
+pub(super) fn many_files(env: &Env, dir: &Path, count: usize, piece: usize, time: Duration) -> io::Result<Synced> {
+    const EACH: u64 = 4 * MIB as u64;
+    let names: Vec<String> = (0..count).map(|number| format!("limit-{number}")).collect();
+    let files = names.iter().map(|name| written(env, dir, name, EACH)).collect::<io::Result<Vec<_>>>()?;
+    let pieces = EACH / piece as u64;
+    let synced = measure(env, piece, time, |bytes, number| {
+        let file = &files[(number % count as u64) as usize];
+        file.write_at(number / count as u64 % pieces * piece as u64, &[IoSlice::new(bytes)])?;
+        file.sync_data()
+    })?;
+    names.iter().try_for_each(|name| env.disk().unlink(&dir.join(name)))?;
+    Ok(synced)
+}
+
+fn written(env: &Env, dir: &Path, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+    let disk = env.disk();
+    disk.create_dir(dir)?;
+    let file = disk.open(&dir.join(name), Open::Create)?;
+    let bytes = vec![7u8; MIB];
+    for at in (0..len).step_by(MIB) {
+        file.write_at(at, &[IoSlice::new(&bytes)])?;
+    }
+    file.sync_data()?;
+    Ok(file)
+}
+
+fn measure(
+    env: &Env,
+    piece: usize,
+    time: Duration,
+    write: impl Fn(&[u8], u64) -> io::Result<()>,
+) -> io::Result<Synced> {
+    let bytes = vec![8u8; piece];
+    let mut times = Vec::new();
+    let began = env.monotonic();
+    let mut last = began;
+    while last - began < time {
+        write(&bytes, times.len() as u64)?;
+        let now = env.monotonic();
+        times.push((now - last).as_secs_f64() * 1e3);
+        last = now;
+    }
+    let bytes_per_second = (times.len() * piece) as f64 / (last - began).as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    Ok(Synced { bytes_per_second, p50_ms: percentile(&times, 0.5), p99_ms: percentile(&times, 0.99) })
+}
