@@ -1,7 +1,6 @@
 //! Why a request, or part of one, is refused: the one place where errors become Kafka's codes.
 
 use crate::cluster::access::Error;
-use crate::cluster::config::NO_SUCH_OPTION;
 use crate::record::BatchError;
 use crate::wire::error_code::ErrorCode;
 use crate::wire::primitive::Str;
@@ -35,8 +34,9 @@ impl From<&Error> for Refusal {
             Error::UnknownTopic(_) | Error::UnknownPartition(_) => ErrorCode::UnknownTopicOrPartition,
             Error::TopicExists(_) => ErrorCode::TopicAlreadyExists,
             Error::InvalidTopic { .. } => ErrorCode::InvalidTopic,
-            Error::InvalidConfig { .. } => ErrorCode::InvalidConfig,
+            Error::InvalidConfig { .. } | Error::UnknownConfig { .. } => ErrorCode::InvalidConfig,
             Error::InvalidPartitions { .. } => ErrorCode::InvalidPartitions,
+            Error::TopicInUse { .. } => ErrorCode::TopicAuthorizationFailed,
             Error::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             // From the partition's leader it is this code, PRODUCER_FENCED comes from coordinators only.
             Error::ProducerEpoch { .. } | Error::Fenced(_) => ErrorCode::InvalidProducerEpoch,
@@ -55,9 +55,7 @@ impl From<&Error> for Refusal {
 /// Options are refused in the words of Kafka's brokers: people look for these.
 fn words(error: &Error) -> String {
     match error {
-        Error::InvalidConfig { name, reason, .. } if reason == NO_SUCH_OPTION => {
-            format!("Unknown topic config name: {name}")
-        }
+        Error::UnknownConfig { name } => format!("Unknown topic config name: {name}"),
         Error::InvalidConfig { name, value, reason } => {
             format!("Invalid value {value} for configuration {name}: {reason}")
         }

@@ -46,7 +46,7 @@ pub(super) fn check_not_taken(topic: &Topic) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a client may grow and delete the topic: its readers have begun with the partitions there are.
+/// Whether a client may delete the topic.
 fn check_not_used(topic: &Topic) -> Result<(), Refusal> {
     match config::used_by(&topic.config) {
         Some(user) => {
@@ -215,7 +215,6 @@ impl Broker {
         check_name(&name)?;
         let topic = self.backend.topic(&name).ok_or_else(|| Error::UnknownTopic(name.into_owned()))?;
         check_not_taken(&topic)?;
-        check_not_used(&topic)?;
         check_growth(&topic, asked.count)?;
         if let Some(assignments) = &asked.assignments {
             let (node, new) = (self.backend.node_id(), (asked.count - topic.partitions) as usize);

@@ -23,6 +23,10 @@ pub enum Error {
     InvalidTopic { name: String, reason: &'static str },
     #[error("this node does not lead {0}")]
     NotLeader(TopicPartition),
+    #[error("topic {topic} is read by {user}, which has begun with the partitions there are: drop that first")]
+    TopicInUse { topic: String, user: String },
+    #[error("there is no topic option {name}")]
+    UnknownConfig { name: String },
     #[error("topic option {name}={value:?} is not valid: {reason}")]
     InvalidConfig { name: String, value: String, reason: String },
     #[error("{asked} partitions asked for topic {topic}, possible are {least} to {limit}")]

@@ -32,7 +32,8 @@ pub enum AlterKind {
 }
 
 impl AlterConfig {
-    /// What `config` becomes, as a whole or not at all. [`Error::InvalidConfig`] names the first option that cannot be.
+    /// What `config` becomes, as a whole or not at all. [`Error::InvalidConfig`] or
+    /// [`Error::UnknownConfig`] names the first option that cannot be.
     pub fn apply(&self, config: &TopicConfig) -> Result<TopicConfig, Error> {
         let altered = match self {
             AlterConfig::Replace(altered) => {
@@ -69,7 +70,7 @@ impl AlterConfigOp {
         match &self.kind {
             AlterKind::Set(value) => drop(config.insert(name.clone(), value.clone())),
             AlterKind::Delete => {
-                self.spec("")?;
+                self.spec()?;
                 config.remove(name);
             }
             AlterKind::Append(value) => {
@@ -92,8 +93,8 @@ impl AlterConfigOp {
         Ok(())
     }
 
-    fn spec(&self, value: &str) -> Result<&'static config::ConfigSpec, Error> {
-        config::spec(&self.name).ok_or_else(|| self.refused(value, config::NO_SUCH_OPTION))
+    fn spec(&self) -> Result<&'static config::ConfigSpec, Error> {
+        config::spec(&self.name).ok_or_else(|| Error::UnknownConfig { name: self.name.clone() })
     }
 
     /// What the list holds now. The time that it takes to alter it goes with the lengths of both.
@@ -101,7 +102,7 @@ impl AlterConfigOp {
         if asked.len() > config::VALUE_BYTES_MAX {
             return Err(self.refused("", "it is longer than a value may be"));
         }
-        if self.spec(asked)?.value_type() != ValueType::List {
+        if self.spec()?.value_type() != ValueType::List {
             return Err(self.refused(asked, "it is no list that could be added to or taken from"));
         }
         Ok(parts(config::value(config, &self.name)).collect())
@@ -146,7 +147,7 @@ mod tests {
         let own = [("riverrun.used_by", "table t"), ("riverrun.writer", "sink s")];
         check(&own, &with(&[("riverrun.writer", "sink r")]), Ok(&[own[0], ("riverrun.writer", "sink r")]));
         check(&[], &with(&[("retention.ms", "x")]), Err("retention.ms"));
-        check(&[], &with(&[("no.such", "x")]), Err("no such option"));
+        check(&[], &with(&[("no.such", "x")]), Err("no topic option no.such"));
     }
 
     #[test]
@@ -164,7 +165,7 @@ mod tests {
         check(&kept, &set("retention.ms", "-2"), Err("at least -1"));
         check(&kept, &one("retention.ms", AlterKind::Delete), Ok(&[]));
         check(&kept, &one("segment.ms", AlterKind::Delete), Ok(&kept));
-        check(&kept, &one("no.such", AlterKind::Delete), Err("no such option"));
+        check(&kept, &one("no.such", AlterKind::Delete), Err("no topic option no.such"));
         // A list that the topic says nothing of begins with its default.
         check(&[], &append("compact"), Ok(&[("cleanup.policy", "delete,compact")]));
         check(&[("cleanup.policy", "compact")], &append("delete,compact"), Ok(&[("cleanup.policy", "compact,delete")]));
@@ -173,7 +174,7 @@ mod tests {
         check(&[], &subtract("delete"), Ok(&[("cleanup.policy", "")]));
         check(&[], &append("zip"), Err("one of"));
         check(&[], &one("retention.ms", AlterKind::Append(text("1"))), Err("no list"));
-        check(&[], &one("no.such", AlterKind::Subtract(text("1"))), Err("no such option"));
+        check(&[], &one("no.such", AlterKind::Subtract(text("1"))), Err("no topic option no.such"));
         let several = AlterConfig::Incremental(vec![
             op("cleanup.policy", AlterKind::Append(text("compact"))),
             op("min.compaction.lag.ms", AlterKind::Set(text("9"))),

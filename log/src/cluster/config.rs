@@ -61,9 +61,6 @@ pub const USED_BY: &str = "riverrun.used_by";
 /// Options that only this program sets: whatever clients do to the others, these stay.
 pub(crate) const OWN: &[&str] = &[USED_BY, WRITER];
 
-/// Why an option is refused that is not in the table.
-pub(crate) const NO_SUCH_OPTION: &str = "there is no such option";
-
 const FOREVER: &str = "9223372036854775807";
 
 /// An option of Kafka's.
@@ -319,8 +316,8 @@ pub fn spec(name: &str) -> Option<&'static ConfigSpec> {
     TOPIC_CONFIGS.iter().find(|spec| spec.name == name)
 }
 
-/// Every option is known and has a value it can have, beside the others; [`Error::InvalidConfig`] names the first that
-/// has not.
+/// Every option is known and has a value it can have, beside the others; [`Error::InvalidConfig`] or
+/// [`Error::UnknownConfig`] names the first that has not.
 pub fn check(config: &TopicConfig) -> Result<(), Error> {
     let refused = |name: &str, value: &str, reason| {
         let (name, value) = (name.to_owned(), value.to_owned());
@@ -333,7 +330,7 @@ pub fn check(config: &TopicConfig) -> Result<(), Error> {
         match spec(name).map(|spec| spec.kind.check(value.trim())) {
             Some(Ok(())) => {}
             Some(Err(reason)) => return refused(name, value, reason),
-            None => return refused(name, value, NO_SUCH_OPTION.to_owned()),
+            None => return Err(Error::UnknownConfig { name: name.clone() }),
         }
     }
     let (least, most) = ("min.compaction.lag.ms", "max.compaction.lag.ms");

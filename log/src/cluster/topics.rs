@@ -118,8 +118,11 @@ pub(crate) enum Effect {
     Grown(Topic),
 }
 
-/// Whether a topic can be given so many partitions in all.
+/// Whether a topic can be given so many partitions in all: not one whose writer or reader counts on those it has.
 pub(crate) fn check_growth(topic: &Topic, partitions: i32) -> Result<(), Error> {
+    if let Some(user) = config::writer(&topic.config).or_else(|| config::used_by(&topic.config)) {
+        return Err(Error::TopicInUse { topic: topic.name.clone(), user: user.to_owned() });
+    }
     let (least, limit) = (topic.partitions + 1, PARTITIONS_MAX);
     if (least..=limit).contains(&partitions) {
         return Ok(());
@@ -475,6 +478,11 @@ mod tests {
         let topic = Topic { name: "t".to_owned(), id: TopicId([1; 16]), partitions: 3, config: TopicConfig::new() };
         for (partitions, good) in [(3, false), (2, false), (-1, false), (4, true), (10_000, true), (10_001, false)] {
             assert_eq!(check_growth(&topic, partitions).is_ok(), good, "{partitions}");
+        }
+        for used in [config::USED_BY, config::WRITER] {
+            let topic = Topic { config: [(used.to_owned(), "table t".to_owned())].into(), ..topic.clone() };
+            let refused = check_growth(&topic, 4);
+            assert!(matches!(&refused, Err(Error::TopicInUse { user, .. }) if user == "table t"), "{refused:?}");
         }
     }
 }

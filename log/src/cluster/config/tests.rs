@@ -58,7 +58,6 @@ fn values_are_refused_as_kafka_refuses_them() {
             "a replica that lacks acknowledged records never leads by itself here",
         ),
         ("min.cleanable.dirty.ratio", "NaN", "Not a number of type DOUBLE"),
-        ("no.such", "1", NO_SUCH_OPTION),
     ];
     for (name, value, expect) in GOLDEN {
         let found = check(&TopicConfig::from([((*name).to_owned(), (*value).to_owned())]));
@@ -68,6 +67,8 @@ fn values_are_refused_as_kafka_refuses_them() {
         });
         assert_eq!(found.unwrap_or_default(), *expect, "{name}={value}");
     }
+    let unknown = check(&TopicConfig::from([("no.such".to_owned(), "1".to_owned())])).unwrap_err();
+    assert!(matches!(&unknown, Error::UnknownConfig { name } if name == "no.such"), "{unknown:?}");
     let lags = |least: &str, most: &str| {
         let options = [("min.compaction.lag.ms", least), ("max.compaction.lag.ms", most)];
         check(&options.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
