@@ -49,7 +49,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
     (
         "log",
         &[
-            &["env", "wire"],
+            &["env", "wire", "fixtures"],
             &["record"],
             &["store"],
             &["machine"],

@@ -4,6 +4,8 @@
 pub mod broker;
 pub mod cluster;
 pub mod env;
+#[cfg(test)]
+mod fixtures;
 pub mod machine;
 mod node;
 pub mod quorum;

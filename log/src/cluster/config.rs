@@ -319,20 +319,10 @@ pub fn spec(name: &str) -> Option<&'static ConfigSpec> {
 /// Every option is known and has a value it can have, beside the others; [`Error::InvalidConfig`] or
 /// [`Error::UnknownConfig`] names the first that has not.
 pub fn check(config: &TopicConfig) -> Result<(), Error> {
-    let refused = |name: &str, value: &str, reason| {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        Err(Error::InvalidConfig { name, value, reason })
-    };
-    for (name, value) in config {
-        if value.len() > VALUE_BYTES_MAX {
-            return refused(name, "", format!("it is longer than {VALUE_BYTES_MAX} bytes"));
-        }
-        match spec(name).map(|spec| spec.kind.check(value.trim())) {
-            Some(Ok(())) => {}
-            Some(Err(reason)) => return refused(name, value, reason),
-            None => return Err(Error::UnknownConfig { name: name.clone() }),
-        }
+    if let Some((name, _)) = config.iter().find(|(_, value)| value.len() > VALUE_BYTES_MAX) {
+        return refused(name, "", format!("it is longer than {VALUE_BYTES_MAX} bytes"));
     }
+    check_values(config)?;
     let (least, most) = ("min.compaction.lag.ms", "max.compaction.lag.ms");
     let (least_ms, most_ms) = (integer(config, least), integer(config, most));
     if least_ms > most_ms {
@@ -340,6 +330,23 @@ pub fn check(config: &TopicConfig) -> Result<(), Error> {
         return refused(least, value(config, least), reason);
     }
     Ok(())
+}
+
+/// What everybody counts on who asks for a value, whatever else was asked of it when it was set.
+pub(crate) fn check_values(config: &TopicConfig) -> Result<(), Error> {
+    for (name, value) in config {
+        match spec(name).map(|spec| spec.kind.check(value.trim())) {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => return refused(name, value, reason),
+            None => return Err(Error::UnknownConfig { name: name.clone() }),
+        }
+    }
+    Ok(())
+}
+
+fn refused(name: &str, value: &str, reason: String) -> Result<(), Error> {
+    let (name, value) = (name.to_owned(), value.to_owned());
+    Err(Error::InvalidConfig { name, value, reason })
 }
 
 /// The value of a listed option, its default where the topic says nothing.

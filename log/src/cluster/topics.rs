@@ -21,10 +21,15 @@ pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 /// Producer ids taken from the quorum at once: one append for so many producers.
 pub(crate) const PRODUCER_ID_BLOCK: i64 = 1000;
 
+/// No producer id is larger: a million a second get there after 146,000 years.
+const PRODUCER_ID_MAX: i64 = i64::MAX / 2;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
     by_name: BTreeMap<String, Topic>,
+    /// Their names by id: no two have the same.
+    ids: BTreeMap<TopicId, String>,
     /// Deleted topics of which the store may still hold records, with the name they had.
     removed: BTreeMap<TopicId, String>,
     starts: i32,
@@ -103,6 +108,8 @@ pub(crate) enum Reply {
         topics: Vec<Topic>,
         removed: Vec<TopicId>,
     },
+    /// There was a start with this epoch, or a higher one, before.
+    NotRaised(LeaderEpoch),
     /// The first of [`PRODUCER_ID_BLOCK`] ids.
     ProducerIds(i64),
 }
@@ -175,6 +182,19 @@ impl Topics {
         Ok(Topic { partitions, ..topic.clone() })
     }
 
+    /// What is wrong with a topic that the journal tells of: everybody counts on it.
+    fn check(&self, topic: &Topic) -> Result<(), String> {
+        let Topic { name, id, partitions, config } = topic;
+        check_name(name).map_err(|error| error.to_string())?;
+        if !(1..=PARTITIONS_MAX).contains(partitions) {
+            return Err(format!("topic {name} with {partitions} partitions"));
+        }
+        if id.is_reserved() || self.ids.get(id).is_some_and(|other| other != name) {
+            return Err(format!("topic {name} with the id {id}, which is another's"));
+        }
+        config::check_values(config).map_err(|error| error.to_string())
+    }
+
     fn by_name(&self, name: &str) -> Result<&Topic, Error> {
         self.by_name.get(name).ok_or_else(|| Error::UnknownTopic(name.to_owned()))
     }
@@ -242,8 +262,8 @@ impl Machine for Topics {
                 decision.records.extend(known.map(|id| record(&key(id), &TopicRecord::TopicForgotten { id })));
                 Reply::Forgotten
             }
+            Command::Start { epoch } if epoch.0 <= self.starts => Reply::NotRaised(LeaderEpoch(self.starts)),
             Command::Start { epoch } => {
-                assert!(epoch.0 > self.starts, "every start raises the epoch");
                 decision.records.push(record("started", &TopicRecord::Started { epoch }));
                 let topics = self.by_name.values().cloned().collect();
                 Reply::Started { topics, removed: self.removed.keys().copied().collect() }
@@ -266,17 +286,27 @@ impl Machine for Topics {
         let value = record.value.as_deref().ok_or_else(|| corrupt("a record without a value".to_owned()))?;
         match serde_json::from_slice(value).map_err(|error| corrupt(error.to_string()))? {
             TopicRecord::Topic { name, id, partitions, config } => {
-                self.by_name.insert(name.clone(), Topic { name, id, partitions, config });
+                let topic = Topic { name: name.clone(), id, partitions, config };
+                self.check(&topic).map_err(corrupt)?;
+                self.ids.insert(id, name.clone());
+                if let Some(before) = self.by_name.insert(name, topic).filter(|before| before.id != id) {
+                    self.ids.remove(&before.id);
+                }
             }
             TopicRecord::TopicRemoved { name, id } => {
                 let named = self.by_name.get(&name).map(|topic| topic.id);
                 if id.is_none() || id == named {
                     self.by_name.remove(&name);
+                    named.map(|named| self.ids.remove(&named));
                 }
                 self.removed.extend(id.or(named).map(|id| (id, name)));
             }
             TopicRecord::TopicForgotten { id } => drop(self.removed.remove(&id)),
+            TopicRecord::Started { epoch } if epoch.0 < 0 => return Err(corrupt("a negative epoch".to_owned())),
             TopicRecord::Started { epoch } => self.starts = epoch.0,
+            TopicRecord::ProducerIds { next } if !(0..=PRODUCER_ID_MAX).contains(&next) => {
+                return Err(corrupt(format!("producer ids from {next} on")));
+            }
             TopicRecord::ProducerIds { next } => self.producer_id_next = next,
         }
         Ok(())
@@ -292,197 +322,4 @@ impl Machine for Topics {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::cluster::alter::{AlterConfigOp, AlterKind};
-    use crate::record::Offset;
-
-    /// The machine with all records it has decided, as its host keeps them.
-    #[derive(Default)]
-    struct Run {
-        topics: Topics,
-        journal: Vec<NewRecord>,
-    }
-
-    fn apply(topics: &mut Topics, records: &[NewRecord]) {
-        for record in records {
-            let (key, value) = (record.key.clone(), record.value.clone());
-            let view = RecordView { offset: Offset(0), timestamp_ms: 0, key, value, headers: Bytes::from_static(&[0]) };
-            topics.apply(&view).unwrap();
-        }
-    }
-
-    impl Run {
-        fn ask(&mut self, command: Command) -> (Reply, Vec<Effect>) {
-            let (reply, decision) = self.topics.decide(0, command);
-            apply(&mut self.topics, &decision.records);
-            self.journal.extend(decision.records);
-            (reply, decision.effects)
-        }
-
-        /// Rebuilds the machine; from the last record of each key, as compaction leaves them, or from a snapshot.
-        fn rebuild(&mut self, snapshot: bool) {
-            if snapshot {
-                self.journal = self.topics.snapshot();
-            } else {
-                let journal = std::mem::take(&mut self.journal);
-                let last =
-                    |at: usize, record: &NewRecord| journal[at + 1..].iter().all(|later| later.key != record.key);
-                let kept = journal.iter().enumerate().filter(|(at, record)| last(*at, record));
-                self.journal = kept.map(|(_, record)| record.clone()).collect();
-            }
-            self.topics = Topics::default();
-            apply(&mut self.topics, &self.journal);
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Create { name: usize, partitions: i32 },
-        Delete { name: usize },
-        Configure { name: usize, alter: AlterConfig },
-        AddPartitions { name: usize, partitions: i32 },
-        Forgotten { every: usize },
-        Start,
-        Rebuild { snapshot: bool },
-    }
-
-    fn alter() -> impl Strategy<Value = AlterConfig> {
-        let name = prop_oneof![Just("retention.ms"), Just("cleanup.policy"), Just("segment.ms"), Just("no.such")];
-        let value = prop_oneof![Just("compact"), Just("delete"), Just("7"), Just("-1"), Just("x")];
-        let pair = (name, value).prop_map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let op = (pair.clone(), 0..4).prop_map(|((name, value), kind)| {
-            let kind = match kind {
-                0 => AlterKind::Set(value),
-                1 => AlterKind::Delete,
-                2 => AlterKind::Append(value),
-                _ => AlterKind::Subtract(value),
-            };
-            AlterConfigOp { name, kind }
-        });
-        prop_oneof![
-            3 => proptest::collection::vec(op, 0..3).prop_map(AlterConfig::Incremental),
-            1 => proptest::collection::btree_map(pair.clone().prop_map(|p| p.0), pair.prop_map(|p| p.1), 0..3)
-                .prop_map(AlterConfig::Replace),
-        ]
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0..4usize, -1..4i32).prop_map(|(name, partitions)| Step::Create { name, partitions }),
-            2 => (0..4usize).prop_map(|name| Step::Delete { name }),
-            4 => (0..4usize, alter()).prop_map(|(name, alter)| Step::Configure { name, alter }),
-            2 => (0..4usize, -1..6i32).prop_map(|(name, partitions)| Step::AddPartitions { name, partitions }),
-            1 => (1..3usize).prop_map(|every| Step::Forgotten { every }),
-            1 => Just(Step::Start),
-            2 => any::<bool>().prop_map(|snapshot| Step::Rebuild { snapshot }),
-        ]
-    }
-
-    /// What the topics must be, kept the simple way.
-    #[derive(Default)]
-    struct Model {
-        topics: BTreeMap<String, Topic>,
-        removed: Vec<TopicId>,
-        ids: u8,
-    }
-
-    impl Model {
-        /// Whether the outcome is right; `changed` is what an effect must carry.
-        fn check(&mut self, run: &mut Run, name: &str, step: Step) {
-            let there = self.topics.get(name).cloned();
-            match step {
-                Step::Create { partitions, .. } => {
-                    self.ids += 1;
-                    let id = TopicId([self.ids; 16]);
-                    let topic = NewTopic { name: name.to_owned(), partitions, config: TopicConfig::new() };
-                    let (reply, effects) = run.ask(Command::Create { topic, id });
-                    let Reply::Created(created) = reply else { panic!("{reply:?}") };
-                    assert_eq!(created.is_ok(), there.is_none() && partitions > 0);
-                    self.outcome(created, &effects);
-                }
-                Step::Delete { .. } => {
-                    let (reply, effects) = run.ask(Command::Delete { name: name.to_owned() });
-                    assert!(matches!(reply, Reply::Deleted(Ok(_))) == there.is_some());
-                    assert!(matches!(&effects[..], [Effect::Closed(_)]) == there.is_some());
-                    self.removed.extend(self.topics.remove(name).map(|topic| topic.id));
-                }
-                Step::Configure { alter, .. } => {
-                    let expect = there.as_ref().and_then(|topic| alter.apply(&topic.config).ok());
-                    let (reply, effects) = run.ask(Command::Configure { name: name.to_owned(), alter });
-                    let Reply::Configured(configured) = reply else { panic!("{reply:?}") };
-                    assert_eq!(configured.as_ref().ok().map(|topic| &topic.config), expect.as_ref());
-                    let same = expect.is_none_or(|config| there.is_some_and(|topic| topic.config == config));
-                    assert_eq!(effects.is_empty(), same, "what changes nothing has no effect");
-                    if !same {
-                        self.outcome(configured, &effects);
-                    }
-                }
-                Step::AddPartitions { partitions, .. } => {
-                    let (reply, effects) = run.ask(Command::AddPartitions { name: name.to_owned(), partitions });
-                    let Reply::PartitionsAdded(grown) = reply else { panic!("{reply:?}") };
-                    assert_eq!(grown.is_ok(), there.is_some_and(|topic| partitions > topic.partitions));
-                    self.outcome(grown, &effects);
-                }
-                Step::Forgotten { every } => {
-                    let ids: Vec<TopicId> = self.removed.iter().copied().step_by(every).collect();
-                    let asked = ids.iter().copied().chain([TopicId([0xff; 16])]).collect();
-                    run.ask(Command::Forgotten { ids: asked });
-                    self.removed.retain(|id| !ids.contains(id));
-                }
-                Step::Start => {
-                    let epoch = LeaderEpoch(run.topics.starts + 1);
-                    let (reply, _) = run.ask(Command::Start { epoch });
-                    let Reply::Started { topics, removed } = reply else { panic!("{reply:?}") };
-                    assert!(topics.iter().eq(self.topics.values()));
-                    assert_eq!(removed.len(), self.removed.len());
-                    assert!(removed.iter().all(|id| self.removed.contains(id)));
-                }
-                Step::Rebuild { snapshot } => run.rebuild(snapshot),
-            }
-        }
-
-        fn outcome(&mut self, topic: Result<Topic, Error>, effects: &[Effect]) {
-            let Ok(topic) = topic else { return assert!(effects.is_empty()) };
-            let [Effect::Opened(told) | Effect::Configured(told) | Effect::Grown(told)] = effects else {
-                panic!("{effects:?}")
-            };
-            assert_eq!(*told, topic);
-            self.topics.insert(topic.name.clone(), topic);
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-        #[test]
-        fn topics_are_what_was_decided_however_they_are_rebuilt(steps in proptest::collection::vec(step(), 1..60)) {
-            let (mut run, mut model) = (Run::default(), Model::default());
-            for step in steps {
-                let name = match &step {
-                    Step::Create { name, .. } | Step::Delete { name } | Step::Configure { name, .. }
-                    | Step::AddPartitions { name, .. } => format!("t{name}"),
-                    _ => String::new(),
-                };
-                model.check(&mut run, &name, step);
-                prop_assert_eq!(&run.topics.by_name, &model.topics);
-                prop_assert!(run.topics.removed.keys().all(|id| model.removed.contains(id)));
-                prop_assert_eq!(run.topics.removed.len(), model.removed.len());
-            }
-        }
-    }
-
-    #[test]
-    fn a_topic_grows_within_the_limit_and_never_shrinks() {
-        let topic = Topic { name: "t".to_owned(), id: TopicId([1; 16]), partitions: 3, config: TopicConfig::new() };
-        for (partitions, good) in [(3, false), (2, false), (-1, false), (4, true), (10_000, true), (10_001, false)] {
-            assert_eq!(check_growth(&topic, partitions).is_ok(), good, "{partitions}");
-        }
-        for used in [config::USED_BY, config::WRITER] {
-            let topic = Topic { config: [(used.to_owned(), "table t".to_owned())].into(), ..topic.clone() };
-            let refused = check_growth(&topic, 4);
-            assert!(matches!(&refused, Err(Error::TopicInUse { user, .. }) if user == "table t"), "{refused:?}");
-        }
-    }
-}
+mod tests;

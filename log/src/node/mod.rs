@@ -6,6 +6,7 @@
 //! ```
 
 mod directory;
+mod format;
 mod local;
 pub mod offline;
 mod protocol;
@@ -19,11 +20,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use self::directory::{Directory, OpenTopic, TopicEffects};
+use self::format::{Format, read_or_write_format};
 use self::local::LocalLog;
 use crate::cluster::alter::AlterConfig;
 use crate::cluster::topics::{Command, PRODUCER_ID_BLOCK, Reply, Topics};
 use crate::env::mutant::Mutant;
-use crate::env::{Disk, Env, Lock, Open, read_full};
+use crate::env::{Env, Lock};
 use crate::machine::Host;
 use crate::quorum::{Leadership, OneVoter};
 use crate::record::{LeaderEpoch, TopicId, TopicPartition};
@@ -111,19 +113,6 @@ impl Default for NodeConfig {
         }
     }
 }
-
-/// What the first file of a data directory says. Version 0 (a log without segments) is not read any more.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Format {
-    version: u32,
-    oldest_reader: u32,
-    cluster_id: String,
-    node_id: i32,
-    disk_id: String,
-}
-
-const FORMAT_VERSION: u32 = 1;
 
 /// A running node. [`Node::shutdown`] stops it and waits; dropping it has it stop behind the caller, and the data
 /// directory stays locked until that is done.
@@ -245,7 +234,11 @@ async fn open_topics(
     let mut transactions = Transactions::default();
     let metadata = found.take(METADATA);
     let last = metadata.as_ref().map_or(LeaderEpoch(0), Replayed::last_epoch);
-    let epoch = LeaderEpoch(if Mutant::EpochNotRaised.is_on() { last.0.max(1) } else { last.0 + 1 });
+    let metadata_corrupt = |detail: String| Error::Corrupt { place: format!("the metadata, {METADATA}"), detail };
+    let raised = if Mutant::EpochNotRaised.is_on() { Some(last.0.max(1)) } else { last.0.checked_add(1) };
+    let raised =
+        raised.ok_or_else(|| metadata_corrupt(format!("a batch of leader epoch {}: there is none above", last.0)));
+    let epoch = LeaderEpoch(raised?);
     let config = directory::metadata_config();
     let metadata = store.open_partition(METADATA, epoch, config, metadata, &mut transactions).await?;
     let log = LocalLog::new(env.clone(), Arc::clone(store), Arc::new(OpenTopic::metadata(&metadata)), metadata);
@@ -255,8 +248,13 @@ async fn open_topics(
     let directory = Arc::new(Directory::new(Arc::clone(store), epoch));
     let effects = Box::new(TopicEffects::new(Arc::clone(&directory)));
     let topics = Host::start(env, "log-topics", quorum, Topics::default(), effects).await?;
-    let Reply::Started { topics: standing, removed } = topics.ask(Command::Start { epoch }).await? else {
-        unreachable!("a start is answered as one");
+    let (standing, removed) = match topics.ask(Command::Start { epoch }).await? {
+        Reply::Started { topics, removed } => (topics, removed),
+        Reply::NotRaised(before) => {
+            let detail = format!("a start of epoch {} is told of, the last batch has epoch {}", before.0, last.0);
+            return Err(metadata_corrupt(detail));
+        }
+        _ => unreachable!("a start is answered as one"),
     };
     for topic in standing {
         directory.open(topic, Some(&mut *found), &mut transactions).await?;
@@ -429,73 +427,6 @@ fn lock_directory(env: &Env, data_dir: &Path) -> Result<Box<dyn Lock>, Error> {
         }
         other => Ok(other?),
     }
-}
-
-fn read_or_write_format(env: &Env, data_dir: &Path, node_id: i32) -> Result<Format, Error> {
-    let path = data_dir.join("format");
-    let corrupt = |detail: String| Error::Corrupt { place: path.display().to_string(), detail };
-    match env.disk().open(&path, Open::Read) {
-        Ok(file) => {
-            let len = file.len()?;
-            if len > 64 * 1024 {
-                return Err(corrupt(format!("{len} bytes are too many")));
-            }
-            let mut bytes = vec![0; len as usize];
-            read_full(&*file, 0, &mut bytes)?;
-            let format: Format = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-            if format.oldest_reader > FORMAT_VERSION {
-                return Err(corrupt(format!("version {} is newer than this binary reads", format.version)));
-            }
-            if format.version < FORMAT_VERSION {
-                let detail = "version 0 of the format was never promised to last: begin with another data directory";
-                return Err(corrupt(detail.to_owned()));
-            }
-            Ok(format)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let id = || url_base64_128(env.random_u64(), env.random_u64());
-            let (cluster_id, disk_id) = (id(), id());
-            let format =
-                Format { version: FORMAT_VERSION, oldest_reader: FORMAT_VERSION, cluster_id, node_id, disk_id };
-            let bytes = serde_json::to_vec_pretty(&format).expect("the format can be written as JSON");
-            let new = data_dir.join("format.new");
-            match env.disk().unlink(&new) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
-            let file = env.disk().open(&new, Open::Create)?;
-            file.write_at(0, &[std::io::IoSlice::new(&bytes)])?;
-            file.sync_data()?;
-            // The directories may be new: nothing in them is durable before their own names are.
-            sync_ancestors(&*env.disk(), data_dir)?;
-            env.disk().rename(&new, &path)?;
-            env.disk().sync_dir(data_dir)?;
-            Ok(format)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Makes the names on the way to `dir` durable. Passed over: directories that may not be read, and file systems that
-/// cannot sync one, such as may stand above the volume that holds `dir`.
-fn sync_ancestors(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    use std::io::ErrorKind::{InvalidInput, PermissionDenied};
-    for ancestor in dir.ancestors().skip(1) {
-        match disk.sync_dir(ancestor) {
-            Err(error) if !matches!(error.kind(), InvalidInput | PermissionDenied) => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// 128 bits as 22 characters, as Kafka writes its ids.
-fn url_base64_128(high: u64, low: u64) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let bits = (u128::from(high) << 64) | u128::from(low);
-    // 21 digits of six bits from the top, and the last two bits above four zeros.
-    let top = (0..21).map(|digit| (bits >> (122 - 6 * digit)) & 63);
-    top.chain([(bits & 3) << 4]).map(|six| char::from(DIGITS[six as usize])).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod configs;
 mod deletion;
+mod fixture;
 mod flush;
 
 use std::path::Path;

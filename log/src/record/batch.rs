@@ -27,8 +27,8 @@ pub struct Producer {
 }
 
 impl Batch {
-    /// Cuts the first batch off `bytes`; `None` when they end within it. The magic byte, the length and the checksum are
-    /// checked, the records are not looked at: for batches that were checked when they came in.
+    /// Cuts the first batch off `bytes`; `None` when they end within it. Header and checksum are checked, the records are
+    /// not looked at: for batches that were checked when they came in.
     pub fn split_from(bytes: &mut Bytes) -> Result<Option<Batch>, BatchError> {
         let Some(size) = Self::size_of_first(bytes)? else { return Ok(None) };
         if bytes.len() < size {
@@ -36,7 +36,21 @@ impl Batch {
         }
         let batch = Self::unchecked(bytes.split_to(size));
         batch.check_sum()?;
+        batch.check_place()?;
         Ok(Some(batch))
+    }
+
+    /// What no batch of a log is without, and others count on: offsets that it can have, the first of which no checksum
+    /// protects, and a producer that is there or not.
+    fn check_place(&self) -> Result<(), BatchError> {
+        if self.last_offset_delta() < 0 || !self.base_offset().is_stored() || !self.next_offset().is_stored() {
+            return Err(BatchError::Malformed("its offsets are none that a log has"));
+        }
+        let producer = self.producer();
+        if producer.is_some_and(|p| p.epoch < 0 || (p.base_sequence < 0 && !self.is_control())) {
+            return Err(BatchError::Malformed("a producer id without epoch or sequence"));
+        }
+        Ok(())
     }
 
     /// Bytes of the batch at the front of `bytes`, by its header alone; `None` when there is less than a header.
@@ -112,12 +126,12 @@ impl Batch {
 
     /// Offset of the last record. Records may be missing in between (compaction), the last offset stays.
     pub fn last_offset(&self) -> Offset {
-        Offset(self.i64_at(0) + i64::from(self.i32_at(23)))
+        Offset(self.i64_at(0).saturating_add(i64::from(self.i32_at(23))))
     }
 
     /// The offset behind the last record.
     pub fn next_offset(&self) -> Offset {
-        Offset(self.last_offset().0 + 1)
+        Offset(self.last_offset().0.saturating_add(1))
     }
 
     pub fn leader_epoch(&self) -> LeaderEpoch {

@@ -16,6 +16,17 @@ use bytes::Bytes;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Offset(pub i64);
 
+impl Offset {
+    /// No log gets here: a billion records a second take 146 years. What is stored beyond is damaged; below, what is
+    /// counted from an offset never overflows.
+    pub(crate) const LIMIT: Offset = Offset(i64::MAX / 2);
+
+    /// Whether it can be one of a log's.
+    pub(crate) fn is_stored(self) -> bool {
+        (Offset(0)..=Offset::LIMIT).contains(&self)
+    }
+}
+
 /// Raised by every start and every change of leader; a position is an offset with the epoch it was written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LeaderEpoch(pub i32);
@@ -23,6 +34,13 @@ pub struct LeaderEpoch(pub i32);
 /// Identity of a topic for ever; a recreated topic has a new one. The 16 bytes of Kafka's uuid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct TopicId(pub [u8; 16]);
+
+impl TopicId {
+    /// Kafka keeps these for itself: of no topic, and of the cluster's metadata.
+    pub(crate) fn is_reserved(self) -> bool {
+        u128::from_be_bytes(self.0) <= 1
+    }
+}
 
 /// As a uuid is written.
 impl std::fmt::Display for TopicId {

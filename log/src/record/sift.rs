@@ -68,7 +68,7 @@ impl Walk {
 
     fn glance(&self, parts: &Parts) -> Glance<'_> {
         Glance {
-            offset: Offset(self.base_offset + i64::from(parts.offset_delta)),
+            offset: Offset(self.base_offset.saturating_add(i64::from(parts.offset_delta))),
             key: parts.key.map(|range| self.records.bytes(range)),
             tombstone: parts.value.is_none(),
         }

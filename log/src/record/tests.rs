@@ -1,5 +1,7 @@
 //! Batches there and back: own builder and reader, the `kafka-protocol` crate as second opinion, damage of every kind.
 
+mod fixtures;
+
 use std::io::Write;
 
 use bytes::{Bytes, BytesMut};

@@ -76,12 +76,16 @@ pub(super) fn read(
     let name =
         Name { partition: wanted.partition, segment: cold.segment, generation: cold.generation, suffix: Suffix::Log };
     let reader = Reader { file: &*handles.for_reading(disk, name)?, name, handles, end: cold.end };
+    reader.check_len()?;
     if let Some(position) =
         cursors.take(wanted.partition, wanted.from, (cold.segment, cold.generation)).or(cold.position)
     {
         return read_from(&reader, cursors, cold, wanted, position);
     }
-    let position = position_in_file(disk, handles, name, (wanted.from.0 - cold.segment.0).max(0) as u32)?;
+    let entry = entry_in_file(disk, handles, name, (wanted.from.0 - cold.segment.0).max(0) as u32)?;
+    // No checksum protects an index: it is believed where its batch says the same.
+    let told = |entry: &offset_index::Entry| reader.ends_at(entry.position, entry.relative_offset);
+    let position = entry.filter(told).map_or(0, |entry| entry.position);
     match read_from(&reader, cursors, cold, wanted, position) {
         // It may be the index that is damaged.
         Err(Error::Corrupt { .. }) if position > 0 => read_from(&reader, cursors, cold, wanted, 0),
@@ -97,7 +101,7 @@ fn read_from(
     wanted: Wanted,
     hint: u32,
 ) -> Result<Vec<Batch>, Error> {
-    let mut follow = Follow { whole: cold.whole, from: wanted.from, last: None };
+    let mut follow = Follow { whole: cold.whole, from: wanted.from, end: cold.next, last: None };
     let Some(mut at) = reader.seek(hint, wanted.from, &mut follow)? else { return Ok(Vec::new()) };
     let mut batches = Vec::new();
     let mut bytes = 0usize;
@@ -122,7 +126,7 @@ fn read_from(
             }
             at += batch.size() as u32;
             bytes = bytes.saturating_add(batch.size());
-            follow.pass(batch.header().first_chunk().expect("a batch has a whole header"));
+            follow.pass(batch.header());
             batches.push(batch);
         }
         if done || bytes >= wanted.bytes_max {
@@ -137,20 +141,30 @@ fn read_from(
 
 /// Where to begin to look for the batch that holds `relative`, by the index beside the segment. Without one, which can
 /// be made anew at any time, at the beginning.
-fn position_in_file(disk: &dyn Disk, handles: &Handles, log: Name, relative: u32) -> Result<u32, Error> {
-    let Some(bytes) = beside(disk, handles, Name { suffix: Suffix::Index, ..log })? else { return Ok(0) };
-    let entries = offset_index::decode(&bytes).unwrap_or_default();
+fn entry_in_file(
+    disk: &dyn Disk,
+    handles: &Handles,
+    log: Name,
+    relative: u32,
+) -> Result<Option<offset_index::Entry>, Error> {
+    let bytes = beside(disk, handles, Name { suffix: Suffix::Index, ..log })?;
+    let entries = offset_index::decode(&bytes.unwrap_or_default()).unwrap_or_default();
     // An entry names the last offset of its batch: the one before the first that reaches so far is not behind it.
     let at = entries.partition_point(|entry| entry.relative_offset < relative);
-    Ok(at.checked_sub(1).map_or(0, |at| entries[at].position))
+    Ok(at.checked_sub(1).map(|at| entries[at]))
 }
 
-/// The offset from which on a timestamp at or above this can lie, counted from the segment's base.
-pub(super) fn offset_of_time(disk: &dyn Disk, handles: &Handles, log: Name, at_ms: i64) -> Result<u32, Error> {
-    let Some(bytes) = beside(disk, handles, Name { suffix: Suffix::TimeIndex, ..log })? else { return Ok(0) };
-    let entries = time_index::decode(&bytes).unwrap_or_default();
+/// The last batch in front of which, and in which, no timestamp reaches this, as the index beside the segment has it.
+pub(super) fn time_in_file(
+    disk: &dyn Disk,
+    handles: &Handles,
+    log: Name,
+    at_ms: i64,
+) -> Result<Option<time_index::Entry>, Error> {
+    let bytes = beside(disk, handles, Name { suffix: Suffix::TimeIndex, ..log })?;
+    let entries = time_index::decode(&bytes.unwrap_or_default()).unwrap_or_default();
     let at = entries.partition_point(|entry| entry.timestamp_ms < at_ms);
-    Ok(at.checked_sub(1).map_or(0, |at| entries[at].relative_offset.saturating_add(1)))
+    Ok(at.checked_sub(1).map(|at| entries[at]))
 }
 
 /// A file beside a segment, whole; none where there is none.
@@ -174,12 +188,17 @@ pub(super) struct Sequential {
     name: Name,
     at: u32,
     end: u32,
+    follow: Follow,
 }
 
 impl Sequential {
-    /// The first `end` bytes of the file.
-    pub fn open(disk: &dyn Disk, handles: &Handles, name: Name, end: u32) -> Result<Sequential, Error> {
-        Ok(Sequential { file: disk.open(&handles.path(name), Open::Read)?, name, at: 0, end })
+    /// The first `end` bytes of the file, which hold all offsets below `next`.
+    pub fn open(disk: &dyn Disk, handles: &Handles, name: Name, end: u32, next: Offset) -> Result<Sequential, Error> {
+        let file = disk.open(&handles.path(name), Open::Read)?;
+        Reader { file: &*file, name, handles, end }.check_len()?;
+        let last = Some((name.segment, i32::MIN));
+        let follow = Follow { whole: name.generation == 0, from: name.segment, end: next, last };
+        Ok(Sequential { file, name, at: 0, end, follow })
     }
 
     /// The next batches, about `bytes` of them and at least one; none at the end.
@@ -188,8 +207,13 @@ impl Sequential {
         let mut batches = Vec::new();
         let Some((mut chunk, whole)) = reader.chunk(self.at, bytes)? else { return Ok(batches) };
         while let Some(batch) = reader.cut(&mut chunk, self.at, whole)? {
+            self.follow.check(batch.header()).map_err(|detail| reader.corrupt(self.at, detail))?;
+            self.follow.pass(batch.header());
             self.at += batch.size() as u32;
             batches.push(batch);
+        }
+        if self.at == self.end && self.follow.last.is_none_or(|(next, _)| next != self.follow.end) {
+            return Err(reader.corrupt(self.at, format!("the batches do not end at {}", self.follow.end.0)));
         }
         Ok(batches)
     }
@@ -201,6 +225,8 @@ struct Follow {
     whole: bool,
     /// The first that is wanted.
     from: Offset,
+    /// Where the offsets behind the file begin.
+    end: Offset,
     /// The offset behind the last batch, and its epoch.
     last: Option<(Offset, i32)>,
 }
@@ -209,6 +235,9 @@ impl Follow {
     /// An error when the batch with this header cannot stand behind the last one.
     fn check(&self, header: &[u8; BATCH_HEADER]) -> Result<(), String> {
         let base = base_of(header);
+        if base.0 < 0 || last_of(header) >= self.end {
+            return Err(format!("a batch of offset {} stands in front of {}", base.0, self.end.0));
+        }
         match self.last {
             Some((next, epoch)) => {
                 let follows = if self.whole { base == next } else { base >= next };
@@ -253,6 +282,25 @@ impl Reader<'_> {
             place: format!("{} at byte {at}", self.handles.path(self.name).display()),
             detail: detail.into(),
         }
+    }
+
+    /// An error when the file ends before what is known to be in it: nothing is asked of memory for that.
+    fn check_len(&self) -> Result<(), Error> {
+        let len = self.file.len()?;
+        if len >= u64::from(self.end) {
+            return Ok(());
+        }
+        let at = u32::try_from(len).unwrap_or(self.end);
+        Err(self.corrupt(at, format!("the file ends here, {} bytes of it were written", self.end)))
+    }
+
+    /// Whether a batch at this position has this last offset, counted from the segment's base.
+    fn ends_at(&self, position: u32, relative: u32) -> bool {
+        let mut header = [0; BATCH_HEADER];
+        u64::from(position) + BATCH_HEADER as u64 <= u64::from(self.end)
+            && read_full(self.file, u64::from(position), &mut header).is_ok()
+            && matches!(Batch::size_of_first(&header), Ok(Some(_)))
+            && last_of(&header).0.checked_sub(self.name.segment.0) == Some(i64::from(relative))
     }
 
     /// The position of the batch that holds `from` or is the first behind, looking from `hint` on.

@@ -20,6 +20,8 @@ pub(crate) mod compact;
 pub(crate) mod config;
 mod epochs;
 mod flush;
+#[cfg(test)]
+pub(crate) mod forge;
 mod handles;
 mod history;
 #[allow(dead_code, reason = "the other way of each format is read by tests and by Kafka's tools")]
@@ -370,7 +372,10 @@ impl Store {
         for left in producers.open_all() {
             open.insert(left.producer_id, left.first);
             let (producer_id, epoch, first) = (left.producer_id, left.epoch, left.first);
-            transactions.open.push(LeftOpen { partition: id, producer_id, epoch, first });
+            // What is fenced takes no marker either.
+            if partition.damage().is_none() {
+                transactions.open.push(LeftOpen { partition: id, producer_id, epoch, first });
+            }
         }
         for (producer, epoch) in producers.epochs() {
             let newest = transactions.epochs.entry(producer).or_insert(epoch);
@@ -523,6 +528,13 @@ impl Store {
                                 && (partition.is_closed() || !partition.read_view().has(segment)) =>
                         {
                             continue;
+                        }
+                        Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                            let (segment, generation) = segment;
+                            let suffix = layout::Suffix::Log;
+                            let name = handles::Name { partition: partition.id, segment, generation, suffix };
+                            let place = self.shared.handles.path(name).display().to_string();
+                            return Err(Error::Corrupt { place, detail: "the file is missing".to_owned() });
                         }
                         read => (read?, next),
                     }

@@ -53,7 +53,7 @@ impl Stored {
         let (table, first_file) = Table::load(disk, &dir)?;
         let files = Files::new(&dir, 0, usize::MAX);
         let mut overlay =
-            Overlay { partitions: stood(&table, &dir)?, batches: BTreeMap::new(), broken: BTreeMap::new() };
+            Overlay { partitions: stood(&table, disk)?, batches: BTreeMap::new(), broken: BTreeMap::new() };
         let mut scan = Scan::new(disk, &files, Open::Read);
         scan.run(first_file, &mut overlay)?;
         let wal = WalSummary { first_file: first_file.max(1), groups: scan.groups, bytes: scan.bytes };
@@ -138,6 +138,10 @@ fn checked(mut bytes: Bytes, next: Offset) -> Result<Batch, String> {
 fn batch_bytes(file: &dyn File, position: u32, end: u32) -> Result<Bytes, String> {
     let mut head = [0; BATCH_HEADER];
     let read = |at: u32, into: &mut [u8]| read_full(file, u64::from(at), into).map_err(|error| error.to_string());
+    let len = file.len().map_err(|error| error.to_string())?;
+    if len < u64::from(end) {
+        return Err(format!("the file has {len} bytes, {end} of it were written"));
+    }
     read(position, &mut head)?;
     let size = Batch::size_of_first(&head).map_err(|error| error.to_string())?.unwrap_or(BATCH_HEADER);
     if size > (end - position) as usize {

@@ -38,6 +38,32 @@ struct Known {
     coordinator_epoch: i32,
 }
 
+impl Known {
+    fn decode(from: &mut &[u8]) -> Result<(i64, Known), &'static str> {
+        let short = |_| "it ends early";
+        let (id, epoch) = (from.try_get_i64_le().map_err(short)?, from.try_get_i16_le().map_err(short)?);
+        let open = Some(from.try_get_i64_le().map_err(short)?).filter(|open| *open != -1).map(Offset);
+        let heard = from.try_get_u64_le().map_err(short)?;
+        let timestamp_ms = from.try_get_i64_le().map_err(short)?;
+        let coordinator_epoch = from.try_get_i32_le().map_err(short)?;
+        let mut batches = VecDeque::new();
+        for _ in 0..from.try_get_u8().map_err(short)? {
+            let (first_sequence, last_sequence) =
+                (from.try_get_i32_le().map_err(short)?, from.try_get_i32_le().map_err(short)?);
+            let base_offset = Offset(from.try_get_i64_le().map_err(short)?);
+            let rises = batches.back().is_none_or(|last: &Remembered| last.base_offset < base_offset);
+            if first_sequence < 0 || last_sequence < 0 || !base_offset.is_stored() || !rises {
+                return Err("a producer's batches are none that it can have sent");
+            }
+            batches.push_back(Remembered { first_sequence, last_sequence, base_offset });
+        }
+        if id < 0 || epoch < 0 || batches.len() > REMEMBERED || open.is_some_and(|open| !open.is_stored()) {
+            return Err("a producer is none that there can be");
+        }
+        Ok((id, Known { epoch, batches, open, heard, timestamp_ms, coordinator_epoch }))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Remembered {
     first_sequence: i32,
@@ -183,27 +209,24 @@ impl Producers {
         self.known.iter().map(entry).collect()
     }
 
-    /// `None` when the bytes are not what [`Producers::encode`] writes.
-    pub fn decode(from: &mut &[u8]) -> Option<Producers> {
-        let clock = from.try_get_u64_le().ok()?;
+    /// An error when the bytes are not what [`Producers::encode`] writes of a log that ends at `end`.
+    pub fn decode(from: &mut &[u8], end: Offset) -> Result<Producers, &'static str> {
+        let short = |_| "it ends early";
+        let clock = from.try_get_u64_le().map_err(short)?;
         let mut known = BTreeMap::new();
-        for _ in 0..from.try_get_u32_le().ok()? {
-            let id = from.try_get_i64_le().ok()?;
-            let epoch = from.try_get_i16_le().ok()?;
-            let open = Some(from.try_get_i64_le().ok()?).filter(|open| *open >= 0).map(Offset);
-            let heard = from.try_get_u64_le().ok()?;
-            let (timestamp_ms, coordinator_epoch) = (from.try_get_i64_le().ok()?, from.try_get_i32_le().ok()?);
-            let mut batches = VecDeque::new();
-            for _ in 0..from.try_get_u8().ok()? {
-                batches.push_back(Remembered {
-                    first_sequence: from.try_get_i32_le().ok()?,
-                    last_sequence: from.try_get_i32_le().ok()?,
-                    base_offset: Offset(from.try_get_i64_le().ok()?),
-                });
+        for _ in 0..from.try_get_u32_le().map_err(short)? {
+            let (id, producer) = Known::decode(from)?;
+            let behind = producer.open.into_iter().chain(producer.batches.iter().map(|batch| batch.base_offset));
+            let behind = behind.max().is_some_and(|offset| offset >= end);
+            if behind || producer.heard > clock || known.insert(id, producer).is_some() {
+                return Err("a producer is there twice, or was heard of behind the end");
             }
-            known.insert(id, Known { epoch, batches, open, heard, timestamp_ms, coordinator_epoch });
         }
-        Some(Producers { known, clock })
+        // One batch is counted after the other: it never gets there.
+        if clock > u64::MAX >> 1 {
+            return Err("the producers' clock is none that a log has");
+        }
+        Ok(Producers { known, clock })
     }
 
     pub fn open(&self, producer_id: i64) -> Option<Offset> {

@@ -73,16 +73,13 @@ impl Replayed {
         if batch.next_offset() <= self.view.compaction.swapped {
             return Ok(false);
         }
+        if batch.next_offset() <= self.view.start && !self.view.segments.iter().any(|s| s.base == place.segment) {
+            // Its file is gone.
+            return Ok(false);
+        }
+        self.check_place(batch, place)?;
         if batch.next_offset() <= self.view.start {
             return Ok(true);
-        }
-        let segment = self.view.segments.iter().rev().find(|segment| segment.base <= place.segment);
-        let size = segment.filter(|segment| segment.base == place.segment).map_or(0, |segment| segment.size);
-        if place.position > size || (place.position == size && base < self.view.high_watermark) {
-            return Err(format!("it begins at byte {} of a segment of {size} bytes", place.position));
-        }
-        if place.position == size && base > self.view.high_watermark {
-            return Err(format!("offsets {:?}..{base:?} are missing", self.view.high_watermark));
         }
         self.touched = true;
         if base >= self.known {
@@ -90,9 +87,9 @@ impl Replayed {
                 && let (Some(producer), Ok(Some(marker))) = (batch.producer(), batch.marker())
                 && let (Some(first), false) = (self.producers.open(producer.id), marker.commit)
             {
-                let aborted = Aborted { producer_id: producer.id, first, last: base };
-                if !self.view.aborted.contains(&aborted) {
-                    self.view.insert_aborted(aborted);
+                // The checkpoint may know of it.
+                if !self.view.aborted.iter().any(|aborted| aborted.last == base) {
+                    self.view.insert_aborted(Aborted { producer_id: producer.id, first, last: base });
                 }
             }
             self.producers.apply(batch);
@@ -100,6 +97,36 @@ impl Replayed {
         }
         self.view.push(batch, place);
         Ok(true)
+    }
+
+    /// An error when the batch stands neither at the end of what there is nor within it.
+    fn check_place(&self, batch: &Batch, place: &BatchPlace) -> Result<(), String> {
+        let (base, end) = (batch.base_offset(), self.view.high_watermark);
+        let segment = self.view.segments.iter().rev().find(|segment| segment.base <= place.segment);
+        let size = segment.filter(|segment| segment.base == place.segment).map_or(0, |segment| segment.size);
+        if place.position > size || (place.position == size && base < end) {
+            return Err(format!("it begins at byte {} of a segment of {size} bytes", place.position));
+        }
+        let behind = u64::from(place.position) + batch.size() as u64;
+        if place.position < size {
+            // Written a second time.
+            let inside = behind <= u64::from(size) && batch.next_offset() <= end;
+            return if inside { Ok(()) } else { Err(format!("it ends behind a segment of {size} bytes")) };
+        }
+        if base > end {
+            return Err(format!("offsets {end:?}..{base:?} are missing"));
+        }
+        if self.view.segments.last().is_some_and(|last| last.base > place.segment) {
+            return Err("its segment is not the last one".to_owned());
+        }
+        if size == 0 && place.segment > base {
+            return Err(format!("it would begin a segment of {:?}", place.segment));
+        }
+        let relative = batch.last_offset().0 - place.segment.0;
+        if behind > u64::from(u32::MAX) || (size > 0 && relative > i64::from(i32::MAX)) {
+            return Err("it reaches beyond the largest segment".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -113,7 +140,7 @@ pub(super) fn recover(env: &Env, dir: &Path, files: &Files, handles: &Handles) -
         now_ms: env.now_ms(),
         files,
         handles,
-        partitions: stood(&table, dir)?,
+        partitions: stood(&table, &*disk)?,
         waiting: Waiting::new(),
         written: BTreeSet::new(),
         deleted: BTreeSet::new(),
@@ -131,12 +158,12 @@ pub(super) fn recover(env: &Env, dir: &Path, files: &Files, handles: &Handles) -
 }
 
 /// The partitions as the checkpoint has them.
-pub(super) fn stood(table: &Table, dir: &Path) -> Result<BTreeMap<TopicPartition, Replayed>, Error> {
+pub(super) fn stood(table: &Table, disk: &dyn Disk) -> Result<BTreeMap<TopicPartition, Replayed>, Error> {
     let mut partitions = BTreeMap::new();
     for (id, record) in table.records() {
-        let stood = checkpoint::decode(record).ok_or_else(|| Error::Corrupt {
-            place: format!("the checkpoint in {}", dir.display()),
-            detail: format!("the record of partition {id:?} is damaged though its checksum is right"),
+        let stood = checkpoint::decode(record).map_err(|reason| Error::Corrupt {
+            place: table.place_of(disk, *id),
+            detail: format!("the record of {id} is damaged though its checksum is right: {reason}"),
         })?;
         let replayed = Replayed {
             view: stood.view,

@@ -32,7 +32,7 @@ impl Store {
             };
             let start = match start {
                 Some(start) => start,
-                None => self.start_in_file(name, at_ms).await?,
+                None => self.start_in_file(partition, name, at_ms, at).await?,
             };
             at = at.max(start);
             let read = self.read(partition, at, end, CHUNK).await?;
@@ -48,11 +48,26 @@ impl Store {
         Ok(None)
     }
 
-    async fn start_in_file(&self, name: Name, at_ms: i64) -> Result<Offset, Error> {
+    /// Behind which offset a timestamp at or above this can lie, not below `from`.
+    async fn start_in_file(
+        &self,
+        partition: &Arc<Partition>,
+        name: Name,
+        at_ms: i64,
+        from: Offset,
+    ) -> Result<Offset, Error> {
         let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
-        let find = move || cold::offset_of_time(&*disk, &shared.handles, name, at_ms);
-        let relative = self.shared.history.read(&self.env, CHUNK, find).await?;
-        Ok(Offset(name.segment.0 + i64::from(relative)))
+        let find = move || cold::time_in_file(&*disk, &shared.handles, name, at_ms);
+        let entry = self.shared.history.read(&self.env, CHUNK, find).await?;
+        let Some(entry) = entry else { return Ok(from) };
+        let last = Offset(name.segment.0 + i64::from(entry.relative_offset));
+        if last < from || last >= partition.bounds().high_watermark {
+            return Ok(from);
+        }
+        // No checksum protects an index: it is believed where its batch says the same.
+        let read = self.read(partition, last, Offset(last.0 + 1), 1).await?;
+        let told = |batch: &Batch| batch.last_offset() == last && batch.max_timestamp_ms() == entry.timestamp_ms;
+        Ok(if read.batches.first().is_some_and(told) { Offset(last.0 + 1) } else { from })
     }
 
     /// The largest timestamp among the batches below `end`.

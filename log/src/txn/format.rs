@@ -82,13 +82,13 @@ impl TransactionState {
         let number = get(bytes, 1)?.get_i8();
         let all = [Status::Empty, Status::PrepareCommit, Status::CompleteCommit, Status::CompleteAbort];
         let status = all.into_iter().find(|status| *status as i8 == number)?;
-        let topics = get(bytes, 4)?.get_i32();
+        let topics = Some(get(bytes, 4)?.get_i32()).filter(|topics| *topics >= -1)?;
         let mut partitions = Vec::new();
         for _ in 0..topics.max(0) {
             let topic = get_string(bytes)?;
-            let count = get(bytes, 4)?.get_i32();
+            let count = u32::try_from(get(bytes, 4)?.get_i32()).ok()?;
             let mut numbers = Vec::new();
-            for _ in 0..count.max(0) {
+            for _ in 0..count {
                 numbers.push(get(bytes, 4)?.get_i32());
             }
             partitions.push((topic, numbers));
@@ -96,7 +96,8 @@ impl TransactionState {
         let updated_ms = get(bytes, 8)?.get_i64();
         let started_ms = get(bytes, 8)?.get_i64();
         let state = TransactionState { producer_id, epoch, timeout_ms, status, partitions, updated_ms, started_ms };
-        bytes.is_empty().then_some(state)
+        // Who would write under such an id could not be told from nobody.
+        (bytes.is_empty() && producer_id >= 0 && epoch >= 0).then_some(state)
     }
 }
 
@@ -119,6 +120,7 @@ fn get_string(bytes: &mut &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::{TRANSACTIONS, section};
 
     #[test]
     fn round_trip_and_layout() {
@@ -151,5 +153,44 @@ mod tests {
         assert_eq!(state.encode(), expect);
         assert_eq!(decode_key(&encode_key("job:1")), Some("job:1".to_owned()));
         assert_eq!(&encode_key("ab")[..], &[0, 0, 0, 2, b'a', b'b']);
+    }
+
+    #[test]
+    fn the_first_records_are_read_for_ever_and_written_the_same_way() {
+        let (key, prepared) = (section(TRANSACTIONS, "key"), section(TRANSACTIONS, "prepared"));
+        assert_eq!(decode_key(&key), Some("job:1".to_owned()));
+        assert_eq!(encode_key("job:1"), key);
+        let state = TransactionState {
+            producer_id: 7,
+            epoch: 3,
+            timeout_ms: 60_000,
+            status: Status::PrepareCommit,
+            partitions: vec![("a".to_owned(), vec![0, 2]), ("b".to_owned(), vec![1])],
+            updated_ms: 1_700_000_000_000,
+            started_ms: 1_699_999_999_995,
+        };
+        assert_eq!(TransactionState::decode(&prepared), Some(state.clone()));
+        assert_eq!(state.encode(), prepared);
+        let complete = TransactionState {
+            timeout_ms: i32::MAX,
+            status: Status::CompleteCommit,
+            partitions: Vec::new(),
+            updated_ms: 1_700_000_000_001,
+            started_ms: -1,
+            ..state
+        };
+        assert_eq!(TransactionState::decode(&section(TRANSACTIONS, "complete")), Some(complete.clone()));
+        assert_eq!(complete.encode(), section(TRANSACTIONS, "complete"));
+    }
+
+    #[test]
+    fn counts_ids_and_epochs_below_zero_are_refused() {
+        let good = section(TRANSACTIONS, "prepared");
+        // Producer id, epoch, number of topics, number of partitions.
+        for at in [2, 10, 17, 24] {
+            let mut bytes = good.clone();
+            bytes[at] = 0x80;
+            assert_eq!(TransactionState::decode(&bytes), None, "{at}");
+        }
     }
 }

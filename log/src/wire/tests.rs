@@ -320,6 +320,7 @@ struct Counting;
 
 thread_local! {
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
 #[expect(unsafe_code, reason = "a global allocator cannot be written without it; it only counts and passes on")]
@@ -327,6 +328,7 @@ thread_local! {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATED.try_with(|allocated| allocated.set(allocated.get() + layout.size()));
+        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(layout.size())));
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -345,6 +347,13 @@ pub(crate) fn measured<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = ALLOCATED.with(Cell::get);
     let result = run();
     (result, ALLOCATED.with(Cell::get) - before)
+}
+
+/// What `run` gives, and the most bytes it asked for at once.
+pub(crate) fn largest<T>(run: impl FnOnce() -> T) -> (T, usize) {
+    LARGEST.set(0);
+    let result = run();
+    (result, LARGEST.get())
 }
 
 /// The greediest frames there are: arrays as long as the bytes can hold, or longer, in every message and version.

@@ -234,6 +234,8 @@ async fn client(env: Env, node: Arc<Node>, model: Shared, name: String, steps: u
             // A disk that is full refuses what could be tried again.
             Ok(()) | Err(Error::UnknownPartition(_) | Error::UnknownTopic(_) | Error::Fenced(_) | Error::Busy(_)) => {}
             Err(Error::Closed(_) | Error::Unknown | Error::Io(_)) => return,
+            // A sync that fails may take back what a file had; the log stops for it.
+            Err(Error::Corrupt { detail, .. }) if detail.starts_with("the file ends here") => return,
             Err(error) => lock(&model).failures.push(format!("unexpected: {error}")),
         }
     }

@@ -8,6 +8,7 @@ mod clients;
 mod damage;
 mod errors;
 mod full;
+mod hostile;
 mod images;
 mod model;
 #[cfg(feature = "mutants")]

@@ -15,10 +15,12 @@
 //!  44  CRC-32C of 0..44
 //! ```
 //!
-//! When the changes outgrow the whole, a new file is begun; the one before goes when that is synced.
+//! When the changes outgrow the whole, a new file is begun; the one before goes when that is synced. Sequences stay below
+//! 2^63 and numbers of files below 2^32 - 2^20, so that those that follow can be counted.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use crate::Error;
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, File, Open, read_full};
 use crate::record::{TopicId, TopicPartition};
+use crate::store::wal::format::FILE_NUMBER_MAX;
 
 const HEADER: usize = 48;
 const ENTRY: usize = 28;
@@ -37,6 +40,9 @@ const MAGIC: [u8; 4] = *b"RRC1";
 const CHANGES_MIN: u64 = 1024 * 1024;
 /// No block is larger: a million partitions with a kilobyte each.
 const BODY_MAX: usize = 1024 * 1024 * 1024;
+/// See the module.
+const NUMBER_MAX: u32 = u32::MAX - (1 << 20);
+const SEQUENCE_MAX: u64 = u64::MAX >> 1;
 
 /// See the module.
 pub(in crate::store) struct Table {
@@ -53,6 +59,8 @@ pub(in crate::store) struct Table {
     incomplete: bool,
     /// Where bytes stand that are no whole block: a crash may have left them, or they are damaged.
     doubtful: Option<String>,
+    /// The number of the file that was read.
+    source: u32,
     /// What was read, until it is made durable.
     read: Option<(u32, Bytes)>,
 }
@@ -63,19 +71,24 @@ enum Kind {
     Changes = 2,
 }
 
-struct Block {
-    kind: Kind,
+/// What the header of a block says.
+#[derive(Clone, Copy)]
+struct Header {
+    body_len: usize,
     sequence: u64,
     first_file: u64,
-    body: Bytes,
+    kind: Kind,
+    body_crc: u32,
 }
 
 fn name(number: u32) -> String {
     format!("checkpoint-{number:010}")
 }
 
+/// `None` for a name that [`name`] does not give.
 fn number(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()
+    let file = path.file_name()?.to_str()?;
+    file.strip_prefix("checkpoint-")?.parse().ok().filter(|number| name(*number) == file)
 }
 
 impl Table {
@@ -83,6 +96,10 @@ impl Table {
     pub fn load(disk: &dyn Disk, dir: &Path) -> Result<(Table, u32), Error> {
         let mut numbers: Vec<u32> = disk.list(dir)?.iter().filter_map(|path| number(path)).collect();
         numbers.sort_unstable();
+        if let Some(last) = numbers.last().filter(|last| **last > NUMBER_MAX) {
+            let place = dir.join(name(*last)).display().to_string();
+            return Err(Error::Corrupt { place, detail: "no checkpoint has so high a number".to_owned() });
+        }
         let mut table = Table {
             dir: dir.to_owned(),
             records: BTreeMap::new(),
@@ -94,6 +111,7 @@ impl Table {
             changes_min: if cfg!(test) { 2000 } else { CHANGES_MIN },
             incomplete: false,
             doubtful: None,
+            source: 0,
             read: None,
         };
         let mut first_file = 0;
@@ -129,34 +147,35 @@ impl Table {
             place: format!("{} at byte {at}", path.display()),
             detail: detail.to_owned(),
         };
-        let file = disk.open(&path, Open::Read)?;
-        let len = usize::try_from(file.len()?).map_err(|_| corrupt(0, "the file is too large"))?;
-        let mut bytes = vec![0; len];
-        read_full(&*file, 0, &mut bytes)?;
-        let bytes = Bytes::from(bytes);
+        let bytes = whole(disk, &path)?;
         let (mut at, mut first_file, mut sequence) = (0, None, 0);
-        while let Some((block, len)) = block_at(&bytes, at) {
+        while let Some((block, body)) = block_at(&bytes, at) {
             let expected = if at == 0 { Kind::All } else { Kind::Changes };
-            if block.kind != expected || (at > 0 && block.sequence != sequence + 1) {
+            let follows = if at == 0 { block.sequence > 0 } else { block.sequence == sequence + 1 };
+            if block.kind != expected || !follows || block.sequence > SEQUENCE_MAX {
                 return Err(corrupt(at, "a block is out of order"));
             }
-            self.apply(&block).ok_or_else(|| corrupt(at, "an entry is damaged though its checksum is right"))?;
+            let (is_all, start) = (block.kind == Kind::All, at + HEADER);
+            self.apply(is_all, &body)
+                .map_err(|at| corrupt(start + at, "an entry is damaged though its checksum is right"))?;
             sequence = block.sequence;
-            first_file = Some(u32::try_from(block.first_file).map_err(|_| corrupt(at, "no such file"))?);
-            at += len;
+            let file = u32::try_from(block.first_file).ok().filter(|file| *file <= FILE_NUMBER_MAX);
+            first_file = Some(file.ok_or_else(|| corrupt(at, "no such file"))?);
+            at = start + body.len();
         }
+        // Its header is enough: it was begun, so the one before was synced.
         let behind = (at..bytes.len()).skip(1).find(|at| {
-            bytes[*at..].starts_with(&MAGIC)
-                && block_at(&bytes, *at).is_some_and(|(block, _)| block.sequence > sequence)
+            bytes[*at..].starts_with(&MAGIC) && header_at(&bytes, *at).is_some_and(|block| block.sequence > sequence)
         });
         if let Some(behind) = behind {
-            return Err(corrupt(at, &format!("a block is damaged, and a whole one stands behind it at byte {behind}")));
+            return Err(corrupt(at, &format!("a block is damaged, and another stands behind it at byte {behind}")));
         }
         if at < bytes.len() || at == 0 {
             self.doubtful = Some(format!("{} at byte {at}", path.display()));
         }
         self.sequence = self.sequence.max(sequence);
         if first_file.is_some() {
+            self.source = number;
             self.read = Some((number, bytes.slice(..at)));
         }
         Ok(first_file)
@@ -172,27 +191,41 @@ impl Table {
         disk.sync_dir(&self.dir)
     }
 
-    fn apply(&mut self, block: &Block) -> Option<()> {
-        if block.kind == Kind::All {
+    /// Takes over what a block says; the error is where in it an entry is damaged.
+    fn apply(&mut self, is_all: bool, body: &Bytes) -> Result<(), usize> {
+        if is_all {
             self.records.clear();
         }
         let mut at = 0;
-        while at < block.body.len() {
-            let head = block.body.get(at..at + ENTRY)?;
-            let len = u32::from_le_bytes(head[4..8].try_into().ok()?) as usize;
-            let mut topic = [0; 16];
-            topic.copy_from_slice(&head[8..24]);
-            let partition = i32::from_le_bytes(head[24..28].try_into().ok()?);
-            let id = TopicPartition { topic: TopicId(topic), partition };
-            let end = (at + ENTRY).checked_add(len).filter(|end| *end <= block.body.len())?;
-            match head[0] {
-                1 => drop(self.records.insert(id, Bytes::copy_from_slice(&block.body[at + ENTRY..end]))),
-                2 => drop(self.records.remove(&id)),
-                _ => return None,
+        while at < body.len() {
+            let (kind, id, record) = entry_at(body, at).ok_or(at)?;
+            at = record.end;
+            match kind {
+                1 => drop(self.records.insert(id, Bytes::copy_from_slice(&body[record]))),
+                _ => drop(self.records.remove(&id)),
             }
-            at = end;
         }
-        Some(())
+        Ok(())
+    }
+
+    /// Where the record of a partition stands, for people: looked for anew, as it is seldom asked.
+    pub fn place_of(&self, disk: &dyn Disk, id: TopicPartition) -> String {
+        let path = self.dir.join(name(self.source));
+        let found = || {
+            let bytes = whole(disk, &path).ok()?;
+            let (mut at, mut found) = (0, None);
+            while let Some((_, body)) = block_at(&bytes, at) {
+                let (start, mut entry) = (at + HEADER, 0);
+                while let Some((_, of, record)) = entry_at(&body, entry) {
+                    found = if of == id { Some(start + record.start) } else { found };
+                    entry = record.end;
+                }
+                at = start + body.len();
+            }
+            found
+        };
+        let at = found().map(|at| format!(" at byte {at}")).unwrap_or_default();
+        format!("{}{at}", path.display())
     }
 
     /// Makes durable that partitions stand so, and that recovery needs the log from `first_file` on. After `StorageFull`
@@ -285,20 +318,137 @@ fn header(kind: Kind, sequence: u64, first_file: u32, body: &[u8]) -> [u8; HEADE
     out
 }
 
-/// The whole block at `at` and its size.
-fn block_at(bytes: &Bytes, at: usize) -> Option<(Block, usize)> {
-    let head = bytes.get(at..at + HEADER)?;
+/// All of a file.
+fn whole(disk: &dyn Disk, path: &Path) -> io::Result<Bytes> {
+    let file = disk.open(path, Open::Read)?;
+    let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; len];
+    read_full(&*file, 0, &mut bytes)?;
+    Ok(Bytes::from(bytes))
+}
+
+/// The intact header at `at`.
+fn header_at(bytes: &[u8], at: usize) -> Option<Header> {
+    let head = bytes.get(at..)?.get(..HEADER)?;
     let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
     let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
     if head[..4] != MAGIC || u32_at(44) != crc32c::crc32c(&head[..44]) {
         return None;
     }
-    let len = u32_at(4) as usize;
     let kind = [Kind::All, Kind::Changes].into_iter().find(|kind| *kind as u32 == u32_at(24))?;
-    let end = (at + HEADER).checked_add(len).filter(|end| *end <= bytes.len())?;
-    let body = bytes.slice(at + HEADER..end);
-    (crc32c::crc32c(&body) == u32_at(28)).then(|| {
-        let block = Block { kind, sequence: u64_at(8), first_file: u64_at(16), body };
-        (block, HEADER + len)
-    })
+    let (sequence, first_file) = (u64_at(8), u64_at(16));
+    Some(Header { body_len: u32_at(4) as usize, sequence, first_file, kind, body_crc: u32_at(28) })
+}
+
+/// The whole block at `at`: its header and its body.
+fn block_at(bytes: &Bytes, at: usize) -> Option<(Header, Bytes)> {
+    let header = header_at(bytes, at)?;
+    let from = at + HEADER;
+    let end = from.checked_add(header.body_len).filter(|end| *end <= bytes.len())?;
+    let body = bytes.slice(from..end);
+    (crc32c::crc32c(&body) == header.body_crc).then_some((header, body))
+}
+
+/// The entry at `at` of a block's body: its kind, whose it is, and where its record lies.
+fn entry_at(body: &[u8], at: usize) -> Option<(u8, TopicPartition, Range<usize>)> {
+    let head = body.get(at..)?.get(..ENTRY)?;
+    let len = u32::from_le_bytes(head[4..8].try_into().ok()?) as usize;
+    let topic = TopicId(head[8..24].try_into().ok()?);
+    let partition = i32::from_le_bytes(head[24..28].try_into().ok()?);
+    let from = at + ENTRY;
+    let end = from.checked_add(len).filter(|end| *end <= body.len())?;
+    let known = matches!(head[0], 1 | 2) && partition >= 0;
+    known.then_some((head[0], TopicPartition { topic, partition }, from..end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SimDisk;
+    use crate::fixtures::{CHECKPOINT, section};
+    use crate::record::Offset;
+    use crate::store::forge::Format;
+
+    const NAME: &str = "checkpoint-0000000001";
+
+    fn id(first: u8, partition: i32) -> TopicPartition {
+        let mut topic = [0; 16];
+        topic.iter_mut().zip(first..).for_each(|(byte, number)| *byte = number);
+        TopicPartition { topic: TopicId(topic), partition }
+    }
+
+    /// A disk with a file of these bytes, and where it is.
+    fn disk(name: &str, bytes: &[u8]) -> (SimDisk, PathBuf) {
+        let (disk, dir) = (SimDisk::new(0), PathBuf::from("/wal"));
+        disk.create_dir(&dir).unwrap();
+        if !bytes.is_empty() {
+            disk.open(&dir.join(name), Open::Create).unwrap().write_at(0, &[IoSlice::new(bytes)]).unwrap();
+        }
+        (disk, dir)
+    }
+
+    fn refused(name: &str, bytes: &[u8]) -> String {
+        let (disk, dir) = disk(name, bytes);
+        Table::load(&disk, &dir).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_first_file_is_read_for_ever_and_written_the_same_way() {
+        let bytes = section(CHECKPOINT, NAME);
+        let (first, second, newest) = (id(1, 3), id(33, 0), section(CHECKPOINT, "record 2"));
+        let (old, dir) = disk(NAME, &bytes);
+        let (table, first_file) = Table::load(&old, &dir).unwrap();
+        assert_eq!(table.records(), &[(first, Bytes::from(newest.clone()))].into());
+        assert_eq!((first_file, table.number, table.sequence), (7, 1, 2));
+        let at = bytes.len() - newest.len() - ENTRY;
+        assert_eq!(table.place_of(&old, first), format!("/wal/{NAME} at byte {at}"));
+
+        let empty = |of: Offset| {
+            let mut out = vec![2];
+            (0..3).for_each(|_| out.extend(of.0.to_le_bytes()));
+            out.extend([0; 12 + 12 + 1 + 16]);
+            out.extend((-1i64).to_le_bytes());
+            Bytes::from(out)
+        };
+        let records = vec![(first, empty(Offset(20))), (second, empty(Offset(4)))];
+        let (new, dir) = disk(NAME, &[]);
+        let (mut table, _) = Table::load(&new, &dir).unwrap();
+        table.write(&new, Captured { records, removed: Vec::new() }, 3).unwrap();
+        let changed = Captured { records: vec![(first, Bytes::from(newest))], removed: vec![second] };
+        table.write(&new, changed, 7).unwrap();
+        assert_eq!(new.bytes(&dir.join(NAME)), Some(bytes));
+    }
+
+    #[test]
+    fn what_nobody_can_have_written_is_told_with_its_place() {
+        let bytes = section(CHECKPOINT, NAME);
+        let first_len = HEADER + u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+        let forged = |change: &dyn Fn(&mut [u8])| {
+            let (mut bytes, parts) = (bytes.clone(), Format::Checkpoint.parts(&bytes));
+            change(&mut bytes);
+            Format::Checkpoint.seal(&mut bytes, &parts);
+            bytes
+        };
+        let check = |bytes: &[u8], at: usize, why: &str| {
+            let told = refused(NAME, bytes);
+            assert!(told.contains(&format!("{NAME} at byte {at}:")) && told.contains(why), "{told}");
+        };
+        check(&forged(&|bytes| bytes[8..16].fill(0xff)), 0, "out of order");
+        check(&forged(&|bytes| bytes[8..16].fill(0)), 0, "out of order");
+        check(&forged(&|bytes| bytes[16..24].fill(0xff)), 0, "no such file");
+        check(&forged(&|bytes| bytes[first_len + 8] = 7), first_len, "out of order");
+        check(&forged(&|bytes| bytes[first_len + HEADER + 27] = 0x80), first_len + HEADER, "an entry is damaged");
+        check(&forged(&|bytes| bytes[first_len + HEADER] = 3), first_len + HEADER, "an entry is damaged");
+        check(
+            &forged(&|bytes| bytes[first_len + HEADER + 4..][..4].fill(0xff)),
+            first_len + HEADER,
+            "an entry is damaged",
+        );
+        let mut damaged = bytes.clone();
+        damaged[HEADER] ^= 1;
+        check(&damaged, 0, &format!("another stands behind it at byte {first_len}"));
+        assert!(refused("checkpoint-4294967295", &bytes).contains("no checkpoint has so high a number"));
+        let (disk, dir) = disk("checkpoint-1", &bytes);
+        assert_eq!(Table::load(&disk, &dir).unwrap().1, 0, "another name is not one of ours");
+    }
 }

@@ -94,10 +94,10 @@ impl Compactor {
     }
 
     async fn source(&self, partition: &Arc<Partition>, segment: &Segment) -> Result<Sequential, Halt> {
-        let Segment { base, generation, size, .. } = *segment;
+        let Segment { base, generation, size, next, .. } = *segment;
         let name = Name { partition: partition.id, segment: base, generation, suffix: Suffix::Log };
         let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
-        Ok(self.env.offload(move || Sequential::open(&*disk, &shared.handles, name, size)).await?)
+        Ok(self.env.offload(move || Sequential::open(&*disk, &shared.handles, name, size, next)).await?)
     }
 
     /// Writes a group anew and puts that into its place.

@@ -28,6 +28,8 @@ use crate::record::{Offset, TopicId};
 
 /// Digits of the base offset in the name of a file, leading zeros included.
 const NAME_DIGITS: usize = 20;
+/// The highest generation that a segment may have: so that those that follow can be counted.
+pub(in crate::store) const GENERATION_MAX: u32 = u32::MAX >> 1;
 /// What the name of a compacted segment's directory begins with.
 const COMPACTED: &str = "compacted-";
 
@@ -122,7 +124,7 @@ pub(in crate::store) fn compacted_dir(generation: u32) -> String {
 /// The other way; `None` for a name that [`compacted_dir`] does not give.
 pub(in crate::store) fn parse_compacted_dir(name: &str) -> Option<u32> {
     let number = parse_number(name.strip_prefix(COMPACTED)?)?;
-    u32::try_from(number).ok().filter(|generation| *generation > 0)
+    u32::try_from(number).ok().filter(|generation| (1..=GENERATION_MAX).contains(generation))
 }
 
 /// A number as `to_string` writes it: no sign, no leading zeros.
@@ -200,8 +202,8 @@ mod tests {
         }
         assert_eq!(parse_topic_dir(&"0".repeat(33)), None);
         assert_eq!(compacted_dir(7), "compacted-7");
-        assert_eq!(parse_compacted_dir("compacted-4294967295"), Some(u32::MAX));
-        for name in ["compacted-", "compacted-0", "compacted-07", "compacted-+7", "compacted-4294967296", "7"] {
+        assert_eq!(parse_compacted_dir("compacted-2147483647"), Some(GENERATION_MAX));
+        for name in ["compacted-", "compacted-0", "compacted-07", "compacted-+7", "compacted-2147483648", "7"] {
             assert_eq!(parse_compacted_dir(name), None, "{name}");
         }
         assert_eq!(partition_dir(17), "17");

@@ -63,9 +63,10 @@ impl Files {
         format!("{number:010}.wal")
     }
 
-    /// The number in a file's name; `None` for other files.
+    /// The number in a file's name; `None` for a name that [`Files::name`] does not give.
     pub fn number(path: &Path) -> Option<u32> {
-        path.file_name()?.to_str()?.strip_suffix(".wal")?.parse().ok()
+        let name = path.file_name()?.to_str()?;
+        name.strip_suffix(".wal")?.parse().ok().filter(|number| Self::name(*number) == name)
     }
 
     pub fn dir(&self) -> &Path {

@@ -27,6 +27,9 @@
 //! | 1 batch | the batch as Kafka lays it out; it belongs to `position` of the file of `segment` (its base offset) |
 //! | 2 log start | none; base offset is the new start of the partition |
 //! | 3 deleted | none; the partition is gone |
+//!
+//! A header whose numbers cannot be is as good as one whose checksum is wrong: sequences stay below 2^63, numbers of files
+//! below 2^32 - 2^20, so that those that follow can be counted; partitions, epochs and offsets are those a log can have.
 
 use crate::env::mutant::Mutant;
 use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
@@ -34,6 +37,10 @@ use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
 pub(in crate::store) const FILE_HEADER: usize = 64;
 pub(in crate::store) const GROUP_HEADER: usize = 48;
 pub(in crate::store) const ENTRY_HEADER: usize = 56;
+/// The highest number that a file may have, see above. At a gibibyte a second it is reached after eight years.
+pub(in crate::store) const FILE_NUMBER_MAX: u32 = u32::MAX - (1 << 20);
+/// The same for groups.
+const SEQUENCE_MAX: u64 = u64::MAX >> 1;
 /// No group is larger: one batch may be as large as Kafka's largest request, and a group ends with the batch that fills it.
 pub(in crate::store) const GROUP_BODY_MAX: usize = 256 * 1024 * 1024;
 
@@ -93,8 +100,9 @@ impl FileHeader {
         if bytes[..8] != FILE_MAGIC || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60]) {
             return None;
         }
-        let number = u32::try_from(u64_at(bytes, 8)).ok()?;
-        Some(FileHeader { number, generation: u64_at(bytes, 16), first_sequence: u64_at(bytes, 24) })
+        let number = u32::try_from(u64_at(bytes, 8)).ok().filter(|number| *number <= FILE_NUMBER_MAX)?;
+        let first_sequence = Some(u64_at(bytes, 24)).filter(|sequence| *sequence <= SEQUENCE_MAX)?;
+        Some(FileHeader { number, generation: u64_at(bytes, 16), first_sequence })
     }
 }
 
@@ -119,10 +127,10 @@ impl GroupHeader {
         {
             return None;
         }
-        let body_len = u32_at(bytes, 4);
-        (body_len as usize <= GROUP_BODY_MAX).then_some(GroupHeader {
+        let (body_len, sequence) = (u32_at(bytes, 4), u64_at(bytes, 8));
+        (body_len as usize <= GROUP_BODY_MAX && sequence <= SEQUENCE_MAX).then_some(GroupHeader {
             body_len,
-            sequence: u64_at(bytes, 8),
+            sequence,
             previous_end: u64_at(bytes, 16),
             generation: u64_at(bytes, 24),
             entries: u32_at(bytes, 32),
@@ -159,7 +167,7 @@ impl EntryHeader {
         out
     }
 
-    /// `None` when these bytes are no intact header, or of a kind that this version does not know.
+    /// `None` when these bytes are no intact header, or of a kind or with numbers that this version does not know.
     pub fn decode(bytes: &[u8]) -> Option<EntryHeader> {
         if bytes.len() < ENTRY_HEADER || u32_at(bytes, 52) != crc32c::crc32c(&bytes[..52]) {
             return None;
@@ -167,7 +175,7 @@ impl EntryHeader {
         let kind = [Kind::Batch, Kind::LogStart, Kind::Deleted].into_iter().find(|kind| *kind as u8 == bytes[0])?;
         let mut topic = [0; 16];
         topic.copy_from_slice(&bytes[8..24]);
-        Some(EntryHeader {
+        let header = EntryHeader {
             kind,
             len: u32_at(bytes, 4),
             partition: TopicPartition { topic: TopicId(topic), partition: u32_at(bytes, 24) as i32 },
@@ -175,7 +183,16 @@ impl EntryHeader {
             base_offset: Offset(u64_at(bytes, 32) as i64),
             segment: Offset(u64_at(bytes, 40) as i64),
             position: u32_at(bytes, 48),
-        })
+        };
+        header.is_possible().then_some(header)
+    }
+
+    fn is_possible(&self) -> bool {
+        self.partition.partition >= 0
+            && self.epoch.0 >= 0
+            && self.base_offset.is_stored()
+            && self.segment.is_stored()
+            && self.segment <= self.base_offset
     }
 }
 
@@ -208,11 +225,27 @@ mod tests {
             len: 61,
             partition: TopicPartition { topic: TopicId([7; 16]), partition: 3 },
             epoch: LeaderEpoch(2),
-            base_offset: Offset(-1),
+            base_offset: Offset(1 << 41),
             segment: Offset(1 << 40),
             position: u32::MAX,
         };
         assert_eq!(EntryHeader::decode(&entry.encode()), Some(entry));
+        let partition = TopicPartition { partition: -1, ..entry.partition };
+        for forged in [
+            EntryHeader { partition, ..entry },
+            EntryHeader { epoch: LeaderEpoch(-1), ..entry },
+            EntryHeader { base_offset: Offset(-1), segment: Offset(-1), ..entry },
+            EntryHeader { base_offset: Offset(i64::MAX), ..entry },
+            EntryHeader { segment: Offset(-1), ..entry },
+            EntryHeader { segment: Offset((1 << 41) + 1), ..entry },
+        ] {
+            assert_eq!(EntryHeader::decode(&forged.encode()), None, "{forged:?}");
+        }
+        for forged in [FileHeader { number: u32::MAX, ..file }, FileHeader { first_sequence: u64::MAX, ..file }] {
+            assert_eq!(FileHeader::decode(&forged.encode()), None, "{forged:?}");
+        }
+        let forged = GroupHeader { sequence: u64::MAX, ..group };
+        assert_eq!(GroupHeader::decode(&forged.encode()), None);
     }
 
     #[test]

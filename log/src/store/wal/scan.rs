@@ -10,11 +10,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::files::Files;
-use super::format::{ENTRY_HEADER, EntryHeader, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader};
+use super::format::{ENTRY_HEADER, EntryHeader, FILE_HEADER, FILE_NUMBER_MAX, FileHeader, GROUP_HEADER, GroupHeader};
 use super::writer::{End, OpenFile};
 use crate::Error;
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, File, Open, read_full};
+
+/// Damaged groups of one file that are gone through for what is left of them: each may cost a look at all the rest.
+const SALVAGED_MAX: usize = 1_000;
 
 /// One entry and where its payload stands.
 pub(in crate::store) struct Entry {
@@ -78,6 +81,9 @@ impl<'a> Scan<'a> {
         let paths = self.disk.list(self.files.dir())?;
         let mut numbers: Vec<u32> = paths.iter().filter_map(|path| Files::number(path)).collect();
         numbers.sort_unstable();
+        if let Some(last) = numbers.last().filter(|last| **last > FILE_NUMBER_MAX) {
+            return Err(self.corrupt(*last, 0, "no file of the log has so high a number"));
+        }
         let first = first_file.max(1);
         let mut over = false;
         for number in numbers {
@@ -178,11 +184,14 @@ impl<'a> Scan<'a> {
         bytes: &Bytes,
         visit: &mut dyn Visit,
     ) -> Result<usize, Error> {
-        let mut at = FILE_HEADER;
+        let (mut at, mut salvaged) = (FILE_HEADER, 0);
         loop {
             let Some((group, body)) = whole_group(bytes, at) else {
                 match self.salvage(number, header, bytes, at, visit)? {
-                    Some(next) => at = next,
+                    Some(_) if salvaged == SALVAGED_MAX => {
+                        return Err(self.corrupt(number, at, "too many groups of the file are damaged"));
+                    }
+                    Some(next) => (at, salvaged) = (next, salvaged + 1),
                     None => break,
                 }
                 continue;
@@ -241,7 +250,7 @@ impl<'a> Scan<'a> {
         for _ in 0..count {
             let header = EntryHeader::decode(&body[at..])
                 .filter(|header| header.len as usize <= body.len() - at - ENTRY_HEADER)
-                .ok_or_else(|| self.corrupt(number, start + at, "an entry of a kind this version does not know"))?;
+                .ok_or_else(|| self.corrupt(number, start + at, "an entry that this version does not know"))?;
             let from = at + ENTRY_HEADER;
             at = from + header.len as usize;
             visit.entry(Entry { file: number, at: start + from, header, payload: body.slice(from..at) })?;
@@ -269,4 +278,104 @@ fn whole_group(bytes: &[u8], at: usize) -> Option<(GroupHeader, usize)> {
     let body = bytes.get(from..from + group.body_len as usize)?;
     let intact = Mutant::GroupChecksumIgnored.is_on() || crc32c::crc32c(body) == group.body_crc;
     intact.then_some((group, body.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::path::Path;
+
+    use super::super::format::Kind;
+    use super::*;
+    use crate::env::SimDisk;
+    use crate::fixtures::{BATCHES, WAL, section};
+    use crate::record::{LeaderEpoch, Offset, TopicId, TopicPartition};
+
+    #[derive(Default)]
+    struct Seen(Vec<(u32, usize, EntryHeader, Bytes)>);
+
+    impl Visit for Seen {
+        fn entry(&mut self, Entry { file, at, header, payload }: Entry) -> Result<(), Error> {
+            self.0.push((file, at, header, payload));
+            Ok(())
+        }
+    }
+
+    fn scan(bytes: &[u8], look: impl FnOnce(Result<(), Error>, &Scan<'_>, Seen)) {
+        let (disk, dir) = (SimDisk::new(0), Path::new("/wal"));
+        disk.create_dir(dir).unwrap();
+        let files = Files::new(dir, 0, 1);
+        disk.open(&files.path(7), Open::Create).unwrap().write_at(0, &[IoSlice::new(bytes)]).unwrap();
+        let (mut scan, mut seen) = (Scan::new(&disk, &files, Open::Read), Seen::default());
+        let outcome = scan.run(7, &mut seen);
+        look(outcome, &scan, seen);
+    }
+
+    fn id(first: u8, partition: i32) -> TopicPartition {
+        let mut topic = [0; 16];
+        topic.iter_mut().zip(first..).for_each(|(byte, number)| *byte = number);
+        TopicPartition { topic: TopicId(topic), partition }
+    }
+
+    fn group(entries: &[(EntryHeader, &[u8])], sequence: u64, previous_end: u64, generation: u64) -> Vec<u8> {
+        let body: Vec<u8> =
+            entries.iter().flat_map(|(header, payload)| [&header.encode()[..], payload].concat()).collect();
+        let (body_len, body_crc, entries) = (body.len() as u32, crc32c::crc32c(&body), entries.len() as u32);
+        let header = GroupHeader { body_len, sequence, previous_end, generation, entries, body_crc };
+        [&header.encode()[..], &body].concat()
+    }
+
+    #[test]
+    fn the_first_file_is_read_for_ever_and_written_the_same_way() {
+        let (bytes, batch) = (section(WAL, "0000000007.wal"), section(BATCHES, "plain"));
+        let none = EntryHeader {
+            kind: Kind::Deleted,
+            len: 0,
+            partition: id(33, 0),
+            epoch: LeaderEpoch(0),
+            base_offset: Offset(0),
+            segment: Offset(0),
+            position: 0,
+        };
+        let offset = Offset(1_000);
+        let (kind, len, partition) = (Kind::Batch, batch.len() as u32, id(1, 3));
+        let one =
+            EntryHeader { kind, len, partition, epoch: LeaderEpoch(5), base_offset: offset, segment: offset, ..none };
+        let (kind, epoch, base_offset) = (Kind::LogStart, LeaderEpoch(6), Offset(1_001));
+        let two = EntryHeader { kind, partition, epoch, base_offset, ..none };
+        scan(&bytes, |outcome, scan, seen| {
+            outcome.unwrap();
+            let empty = Bytes::new();
+            let expect =
+                [(7, 168, one, Bytes::from(batch.clone())), (7, 310, two, empty.clone()), (7, 414, none, empty)];
+            assert_eq!(seen.0, expect);
+            assert_eq!((scan.end.next_number, scan.end.next_sequence, scan.end.previous_end), (8, 43, 414));
+            assert_eq!((scan.groups, scan.bytes, scan.last_group), (2, 414, 310));
+        });
+        let generation = 0x1122_3344_5566_7788;
+        let header = FileHeader { number: 7, generation, first_sequence: 41 };
+        let written = [
+            &header.encode()[..],
+            &group(&[(one, &batch), (two, &[])], 41, 4_096, generation),
+            &group(&[(none, &[])], 42, 310, generation),
+        ];
+        assert_eq!(written.concat(), bytes[..414]);
+    }
+
+    /// Each damaged group costs a look at all behind it: there is an end to that.
+    #[test]
+    fn damage_without_end_is_given_up() {
+        let header = FileHeader { number: 7, generation: 9, first_sequence: 1 };
+        let mut bytes = header.encode().to_vec();
+        bytes.extend(group(&[], 1, 0, 9));
+        for sequence in 2..3 + SALVAGED_MAX as u64 {
+            // The checksum of nothing is not 1.
+            let previous_end = bytes.len() as u64;
+            let empty = GroupHeader { body_len: 0, sequence, previous_end, generation: 9, entries: 0, body_crc: 1 };
+            bytes.extend(empty.encode());
+        }
+        scan(&bytes, |outcome, _, _| outcome.unwrap());
+        bytes.extend(group(&[], 3 + SALVAGED_MAX as u64, 0, 9));
+        scan(&bytes, |outcome, _, _| assert!(outcome.unwrap_err().to_string().contains("too many groups")));
+    }
 }
