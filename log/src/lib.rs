@@ -4,7 +4,7 @@
 pub mod broker;
 pub mod cluster;
 pub mod env;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod fixtures;
 pub mod machine;
 mod node;
@@ -13,6 +13,13 @@ pub mod record;
 mod store;
 mod txn;
 pub mod wire;
+
+/// The readers of files, for the fuzzers in `log/fuzz`.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::node::fuzzing::{TARGETS, Target, seeds};
+}
 
 pub use cluster::access::{
     Bounds, Cluster, Committed, ConfigChanges, Cut, Error, Hold, Isolation, Log, NewTopic, Producer, Read, Topic,

@@ -7,6 +7,8 @@
 
 mod directory;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod local;
 pub mod offline;
 mod protocol;

@@ -2,6 +2,7 @@
 //! layouts are those drawn in [`super::wal`], [`super::checkpoint`], [`super::layout`] and [`crate::record::Batch`].
 
 use std::ops::Range;
+#[cfg(test)]
 use std::path::Path;
 
 use super::layout::{epochs, producer_snapshot};
@@ -49,6 +50,7 @@ const BLOCK_HEADER: usize = 48;
 const STANDING_HEADER: usize = 28;
 
 impl Format {
+    #[cfg(test)]
     pub fn of(path: &Path) -> Format {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match name.rsplit_once('.').map(|(_, end)| end) {
@@ -133,6 +135,7 @@ fn length(bytes: &[u8], at: usize) -> usize {
 
 impl Part {
     /// Offset from the part's begin and width of the numbers that a reader goes by; big endian or not.
+    #[cfg(test)]
     pub fn numbers(self) -> (&'static [(usize, usize)], bool) {
         match self.what {
             What::File => (&[(8, 8), (16, 8), (24, 8)], false),

@@ -20,8 +20,10 @@ pub(crate) mod compact;
 pub(crate) mod config;
 mod epochs;
 mod flush;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod forge;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handles;
 mod history;
 #[allow(dead_code, reason = "the other way of each format is read by tests and by Kafka's tools")]
