@@ -33,3 +33,4 @@ pub use machine::{Decision, Effects, Host, Journal, Machine, NoEffects};
 pub use node::{Node, NodeConfig, offline};
 pub use record::{Batch, Header, LeaderEpoch, NewRecord, Offset, RecordView, TopicId, TopicPartition};
 pub use store::StoreMetrics;
+pub use store::compact::figures::CompactionMetrics;

@@ -131,6 +131,23 @@ fn store(page: &mut Page, store: &log::StoreMetrics) {
     let help = "Bytes that are durable in the write-ahead log and not in segments yet.";
     page.single("riverrun_unflushed_bytes", gauge, help, store.unflushed_bytes as f64);
     page.single("riverrun_wal_files", gauge, "Files of the log.", store.files as f64);
+    compaction(page, &store.compaction);
+}
+
+fn compaction(page: &mut Page, figures: &log::CompactionMetrics) {
+    let (gauge, counter) = ("gauge", "counter");
+    page.single("riverrun_compaction_passes_total", counter, "Passes over a partition.", figures.passes as f64);
+    let help = "Segments that were written anew or are not needed any more.";
+    page.single("riverrun_compaction_segments_total", counter, help, figures.segments as f64);
+    page.single("riverrun_compaction_read_bytes_total", counter, "Bytes read.", figures.bytes_read as f64);
+    page.single("riverrun_compaction_written_bytes_total", counter, "Bytes written.", figures.bytes_written as f64);
+    page.single("riverrun_compaction_seconds_total", counter, "Time in passes.", seconds(figures.pass_us));
+    let help = "How long the last pass took.";
+    page.single("riverrun_compaction_last_pass_seconds", gauge, help, seconds(figures.last_pass_us));
+    let help = "When the last pass ended, in seconds since 1970; 0 when there was none since the start.";
+    page.single("riverrun_compaction_last_pass_timestamp_seconds", gauge, help, figures.last_pass_ms as f64 / 1e3);
+    let help = "The dirty part of the partition that has the most, at the last look, from 0 to 1.";
+    page.single("riverrun_compaction_dirty_ratio_max", gauge, help, figures.dirty_ratio_max);
 }
 
 /// The Kafka listener's own counters, families kept together.

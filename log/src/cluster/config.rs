@@ -233,7 +233,7 @@ pub const TOPIC_CONFIGS: &[ConfigSpec] = &[
         "0",
         Long(0),
         "log.roll.jitter.ms",
-        "Taken and without effect: nothing is synced because a segment ends.",
+        "A segment ends up to this much before segment.ms, each at a time of its own, so that not all end at once.",
     ),
     kafkas(
         "segment.ms",
@@ -392,6 +392,7 @@ impl PartitionConfig {
             log_append_time: value(config, "message.timestamp.type") == "LogAppendTime",
             segment_bytes: bytes("segment.bytes"),
             segment_ms: integer(config, "segment.ms"),
+            segment_jitter_ms: integer(config, "segment.jitter.ms"),
             index_interval_bytes: bytes("index.interval.bytes"),
             retention_ms: integer(config, "retention.ms"),
             retention_bytes: integer(config, "retention.bytes"),

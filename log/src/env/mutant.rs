@@ -44,13 +44,15 @@ pub(crate) enum Mutant {
     MarkersBeforeDecision,
     /// What the disk has no room for is left out.
     FullDiskForgets,
+    /// What is written is acknowledged, synced or not.
+    AcknowledgedBeforeSync,
 }
 
 impl Mutant {
-    /// Whether this thread is to do it wrong.
+    /// Whether this thread is to do it wrong, or this process.
     #[cfg(feature = "mutants")]
     pub fn is_on(self) -> bool {
-        on::ON.get() == Some(self)
+        on::ON.get() == Some(self) || on::of_process() == Some(self)
     }
 
     /// Never.
@@ -61,15 +63,30 @@ impl Mutant {
     }
 }
 
-/// A simulated node runs on the thread of its test, so that tests beside each other do not meet.
+/// A simulated node runs on the thread of its test, so that tests beside each other do not meet. A whole program is seen
+/// from outside and has many threads: the variable `RIVERRUN_MUTANT` of its environment names what it is to do wrong.
 #[cfg(feature = "mutants")]
 pub(crate) mod on {
     use std::cell::Cell;
+    use std::sync::OnceLock;
 
     use super::Mutant;
 
     thread_local! {
         pub(super) static ON: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn of_process() -> Option<Mutant> {
+        static OF_PROCESS: OnceLock<Option<Mutant>> = OnceLock::new();
+        *OF_PROCESS.get_or_init(|| {
+            let name = std::env::var("RIVERRUN_MUTANT").ok()?;
+            let mutant = match name.as_str() {
+                "acknowledged-before-sync" => Mutant::AcknowledgedBeforeSync,
+                _ => panic!("RIVERRUN_MUTANT names no deliberate fault: {name}"),
+            };
+            tracing::warn!(?mutant, "a deliberate fault is on: this program loses what it acknowledges");
+            Some(mutant)
+        })
     }
 
     /// Runs this with the mutant on.

@@ -140,9 +140,21 @@ impl Node {
     /// Opens the data directory (created where missing), recovers, and serves. Returns when everything acknowledged
     /// before is readable again.
     ///
+    /// On a full disk it opens as well, as far as there is room for its own records, and takes nothing from producers.
+    ///
     /// Errors: [`Error::Busy`] when another process has it open, [`Error::Corrupt`] with the place when bytes that were
     /// durable are damaged.
     pub async fn open(env: Env, data_dir: &Path, config: NodeConfig) -> Result<Arc<Node>, Error> {
+        Node::recover(env, data_dir, config).await.map_err(|error| match error {
+            Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull && error.get_ref().is_none() => {
+                let what = format!("the disk is full: make room at {} and start again", data_dir.display());
+                Error::Io(std::io::Error::new(std::io::ErrorKind::StorageFull, what))
+            }
+            error => error,
+        })
+    }
+
+    async fn recover(env: Env, data_dir: &Path, config: NodeConfig) -> Result<Arc<Node>, Error> {
         env.disk().create_dir(data_dir)?;
         let lock = lock_directory(&env, data_dir)?;
         let format = read_or_write_format(&env, data_dir, config.node_id)?;
@@ -171,17 +183,35 @@ impl Node {
             acknowledge: Acknowledge::AfterSync,
         };
         let began = env.monotonic();
-        let (store, mut found) = Store::open(&env, data_dir, &store_config, lock).await?;
-        let store = Arc::new(store);
-        let (inner, transactions, epoch) = open_topics(&env, &store, &mut found, config.node_id).await?;
+        let (store, found) = Store::open(&env, data_dir, &store_config, lock).await?;
+        let (store, bytes) = (Arc::new(store), found.bytes);
+        let node = Node::begin(env, config, format, Arc::clone(&store), found).await;
+        let node = node.map_err(|error| match error {
+            // What has failed says more.
+            Error::Unknown if store.poisoned().borrow().is_some() => store.closed(),
+            error => error,
+        })?;
+        let ms = (node.env.monotonic() - began).as_millis() as u64;
+        tracing::info!(bytes, ms, "log recovered");
+        Ok(node)
+    }
+
+    /// Goes on from what the store has found.
+    async fn begin(
+        env: Env,
+        config: NodeConfig,
+        format: Format,
+        store: Arc<Store>,
+        mut found: Found,
+    ) -> Result<Arc<Node>, Error> {
+        let (inner, transactions) = open_topics(&env, &store, &mut found, config.node_id).await?;
         let states = inner.states_partition().await?;
         let around: Arc<dyn Surroundings> = Arc::clone(&inner) as Arc<dyn Surroundings>;
         let Transactions { open, epochs } = transactions;
         let coordinator = Coordinator::start(&env, Arc::clone(&store), around, states, open, epochs).await?;
-        let took = env.monotonic() - began;
-        tracing::info!(epoch = epoch.0, bytes = found.bytes, ms = took.as_millis() as u64, "log recovered");
         let interval = Duration::from_millis(config.retention_check_interval_ms);
         drop(env.spawn("log-retention", retain(env.clone(), Arc::downgrade(&store), interval)));
+        store.opened();
         Ok(Arc::new(Node { env, config, format, inner, coordinator }))
     }
 
@@ -232,7 +262,7 @@ async fn open_topics(
     store: &Arc<Store>,
     found: &mut Found,
     node_id: i32,
-) -> Result<(Arc<Inner>, Transactions, LeaderEpoch), Error> {
+) -> Result<(Arc<Inner>, Transactions), Error> {
     let mut transactions = Transactions::default();
     let metadata = found.take(METADATA);
     let last = metadata.as_ref().map_or(LeaderEpoch(0), Replayed::last_epoch);
@@ -265,7 +295,8 @@ async fn open_topics(
     store.start_background();
     let inner =
         Inner { env: env.clone(), store: Arc::clone(store), directory, topics, producer_ids: Mutex::new((0, 0)) };
-    Ok((Arc::new(inner), transactions, epoch))
+    tracing::info!(epoch = epoch.0, "topics are open");
+    Ok((Arc::new(inner), transactions))
 }
 
 /// Removes what is left of topics that do not stand. Of removed ones without a trace the topics need not know any more.
@@ -435,5 +466,7 @@ fn lock_directory(env: &Env, data_dir: &Path) -> Result<Box<dyn Lock>, Error> {
 mod compaction;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod retention;
 #[cfg(test)]
 mod tests;

@@ -121,12 +121,12 @@ impl Batch {
     }
 
     pub fn base_offset(&self) -> Offset {
-        Offset(self.i64_at(0))
+        Self::base_offset_of(&self.header)
     }
 
     /// Offset of the last record. Records may be missing in between (compaction), the last offset stays.
     pub fn last_offset(&self) -> Offset {
-        Offset(self.i64_at(0).saturating_add(i64::from(self.i32_at(23))))
+        Self::last_offset_of(&self.header)
     }
 
     /// The offset behind the last record.
@@ -135,7 +135,23 @@ impl Batch {
     }
 
     pub fn leader_epoch(&self) -> LeaderEpoch {
-        LeaderEpoch(self.i32_at(12))
+        Self::leader_epoch_of(&self.header)
+    }
+
+    /// As [`Batch::base_offset`], of a header alone, which may hold anything.
+    pub fn base_offset_of(header: &[u8; BATCH_HEADER]) -> Offset {
+        Offset((&header[..]).get_i64())
+    }
+
+    /// As [`Batch::last_offset`], of a header alone, which may hold anything.
+    pub fn last_offset_of(header: &[u8; BATCH_HEADER]) -> Offset {
+        let delta = (&header[23..]).get_i32();
+        Offset(Self::base_offset_of(header).0.saturating_add(i64::from(delta)))
+    }
+
+    /// As [`Batch::leader_epoch`], of a header alone, which may hold anything.
+    pub fn leader_epoch_of(header: &[u8; BATCH_HEADER]) -> LeaderEpoch {
+        LeaderEpoch((&header[12..]).get_i32())
     }
 
     pub(super) fn checksum(&self) -> u32 {

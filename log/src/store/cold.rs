@@ -10,7 +10,7 @@ use super::layout::{Suffix, offset_index, time_index};
 use super::partition::Cold;
 use crate::Error;
 use crate::env::{Disk, File, Open, read_full};
-use crate::record::{BATCH_HEADER, Batch, Offset, TopicPartition};
+use crate::record::{BATCH_HEADER, Batch, LeaderEpoch, Offset, TopicPartition};
 
 /// The least that is read at once.
 const CHUNK_MIN: usize = 64 * 1024;
@@ -115,7 +115,7 @@ fn read_from(
             if let Some(header) = header {
                 follow.check(header).map_err(|detail| reader.corrupt(at, detail))?;
             }
-            done = header.is_some_and(|header| base_of(header) >= wanted.up_to);
+            done = header.is_some_and(|header| Batch::base_offset_of(header) >= wanted.up_to);
             if done {
                 break;
             }
@@ -168,7 +168,7 @@ pub(super) fn time_in_file(
 }
 
 /// A file beside a segment, whole; none where there is none.
-fn beside(disk: &dyn Disk, handles: &Handles, name: Name) -> Result<Option<Vec<u8>>, Error> {
+pub(super) fn beside(disk: &dyn Disk, handles: &Handles, name: Name) -> Result<Option<Vec<u8>>, Error> {
     let file = match handles.for_reading(disk, name) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other?,
@@ -196,7 +196,7 @@ impl Sequential {
     pub fn open(disk: &dyn Disk, handles: &Handles, name: Name, end: u32, next: Offset) -> Result<Sequential, Error> {
         let file = disk.open(&handles.path(name), Open::Read)?;
         Reader { file: &*file, name, handles, end }.check_len()?;
-        let last = Some((name.segment, i32::MIN));
+        let last = Some((name.segment, LeaderEpoch(i32::MIN)));
         let follow = Follow { whole: name.generation == 0, from: name.segment, end: next, last };
         Ok(Sequential { file, name, at: 0, end, follow })
     }
@@ -205,7 +205,15 @@ impl Sequential {
     pub fn next(&mut self, handles: &Handles, bytes: usize) -> Result<Vec<Batch>, Error> {
         let reader = Reader { file: &*self.file, name: self.name, handles, end: self.end };
         let mut batches = Vec::new();
-        let Some((mut chunk, whole)) = reader.chunk(self.at, bytes)? else { return Ok(batches) };
+        let chunk = match reader.chunk(self.at, bytes) {
+            // Trying again gives no more.
+            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let detail = format!("the file ends before byte {}, where the segment does", self.end);
+                return Err(reader.corrupt(self.at, detail));
+            }
+            chunk => chunk?,
+        };
+        let Some((mut chunk, whole)) = chunk else { return Ok(batches) };
         while let Some(batch) = reader.cut(&mut chunk, self.at, whole)? {
             self.follow.check(batch.header()).map_err(|detail| reader.corrupt(self.at, detail))?;
             self.follow.pass(batch.header());
@@ -228,20 +236,20 @@ struct Follow {
     /// Where the offsets behind the file begin.
     end: Offset,
     /// The offset behind the last batch, and its epoch.
-    last: Option<(Offset, i32)>,
+    last: Option<(Offset, LeaderEpoch)>,
 }
 
 impl Follow {
     /// An error when the batch with this header cannot stand behind the last one.
     fn check(&self, header: &[u8; BATCH_HEADER]) -> Result<(), String> {
-        let base = base_of(header);
-        if base.0 < 0 || last_of(header) >= self.end {
+        let base = Batch::base_offset_of(header);
+        if base.0 < 0 || Batch::last_offset_of(header) >= self.end {
             return Err(format!("a batch of offset {} stands in front of {}", base.0, self.end.0));
         }
         match self.last {
             Some((next, epoch)) => {
                 let follows = if self.whole { base == next } else { base >= next };
-                if follows && epoch_of(header) >= epoch {
+                if follows && Batch::leader_epoch_of(header) >= epoch {
                     return Ok(());
                 }
                 Err(format!("a batch of offset {} stands behind {}", base.0, next.0))
@@ -252,21 +260,9 @@ impl Follow {
     }
 
     fn pass(&mut self, header: &[u8; BATCH_HEADER]) {
-        self.last = Some((Offset(last_of(header).0.saturating_add(1)), epoch_of(header)));
+        let next = Offset(Batch::last_offset_of(header).0.saturating_add(1));
+        self.last = Some((next, Batch::leader_epoch_of(header)));
     }
-}
-
-fn base_of(header: &[u8; BATCH_HEADER]) -> Offset {
-    Offset(i64::from_be_bytes(*header.first_chunk().expect("eight bytes")))
-}
-
-fn last_of(header: &[u8; BATCH_HEADER]) -> Offset {
-    let delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
-    Offset(base_of(header).0.saturating_add(i64::from(delta)))
-}
-
-fn epoch_of(header: &[u8; BATCH_HEADER]) -> i32 {
-    i32::from_be_bytes(header[12..16].try_into().expect("four bytes"))
 }
 
 struct Reader<'a> {
@@ -300,7 +296,7 @@ impl Reader<'_> {
         u64::from(position) + BATCH_HEADER as u64 <= u64::from(self.end)
             && read_full(self.file, u64::from(position), &mut header).is_ok()
             && matches!(Batch::size_of_first(&header), Ok(Some(_)))
-            && last_of(&header).0.checked_sub(self.name.segment.0) == Some(i64::from(relative))
+            && Batch::last_offset_of(&header).0.checked_sub(self.name.segment.0) == Some(i64::from(relative))
     }
 
     /// The position of the batch that holds `from` or is the first behind, looking from `hint` on.
@@ -320,7 +316,7 @@ impl Reader<'_> {
                     Batch::size_of_first(header).map_err(|error| self.corrupt(at + seen as u32, error.to_string()))?;
                 let size = size.expect("there is a whole header");
                 follow.check(header).map_err(|detail| self.corrupt(at + seen as u32, detail))?;
-                if last_of(header) >= from {
+                if Batch::last_offset_of(header) >= from {
                     return Ok(Some(at + seen as u32));
                 }
                 follow.pass(header);

@@ -12,6 +12,8 @@ pub(crate) struct PartitionConfig {
     pub segment_bytes: u32,
     /// A segment ends after this time.
     pub segment_ms: i64,
+    /// Or up to so much earlier, each at a time of its own.
+    pub segment_jitter_ms: i64,
     pub index_interval_bytes: u32,
     pub retention_ms: i64,
     pub retention_bytes: i64,
@@ -37,6 +39,7 @@ impl PartitionConfig {
             log_append_time: false,
             segment_bytes: 1 << 30,
             segment_ms: 604_800_000,
+            segment_jitter_ms: 0,
             index_interval_bytes: 4096,
             retention_ms: 604_800_000,
             retention_bytes: -1,

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::handles::Name;
 use super::layout::Suffix;
 use super::partition::Partition;
 use super::producers::Producers;
 use super::room::{FULL_INTERVAL, Room};
-use super::{Shared, seal};
+use super::{Shared, Stage, seal, stops};
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, Env};
 use crate::record::{Batch, Offset, TopicPartition};
@@ -73,6 +73,8 @@ struct Queue {
     /// Everything up to this is wanted now.
     urgent: u64,
     closed: bool,
+    /// Nobody writes any more, and not everything was written.
+    given_up: bool,
     /// The disk has less room than the reserve, or had none for the last write.
     full: bool,
     /// Partitions whose files go, and how many there were of them and how many are gone.
@@ -116,6 +118,19 @@ impl Flush {
         }
     }
 
+    /// Recovery has found no room for these. They are not counted: nobody is to wait for them to be written.
+    pub fn push_recovered(&self, batches: Vec<Unflushed>) {
+        if batches.is_empty() {
+            return;
+        }
+        let mut queue = self.lock();
+        queue.queued += batches.len() as u64;
+        queue.urgent = queue.queued;
+        queue.work.extend(batches.into_iter().map(Work::Batch));
+        drop(queue);
+        self.work.notify_one();
+    }
+
     /// A partition's deletion is durable.
     pub fn remove(&self, partition: TopicPartition) {
         self.push_urgent(Work::Remove(partition));
@@ -135,25 +150,29 @@ impl Flush {
         self.work.notify_one();
     }
 
-    /// Returns when everything that was queued before the call is in its file, or removed.
-    pub async fn all(&self) {
+    /// Returns when everything that was queued before the call is in its file, or removed; none when it will never be.
+    pub async fn all(&self) -> Option<()> {
         let target = {
             let mut queue = self.lock();
             queue.urgent = queue.queued;
             queue.queued
         };
         self.work.notify_one();
-        self.until(|queue| queue.written >= target).await;
-        let target = self.lock().to_remove;
-        self.until(|queue| queue.removed >= target).await;
+        self.until(|queue| queue.written >= target || queue.given_up).await;
+        let target_removed = {
+            let queue = self.lock();
+            (queue.written >= target).then_some(queue.to_remove)?
+        };
+        self.until(|queue| queue.removed >= target_removed).await;
+        Some(())
     }
 
-    /// Returns when there is room for more in memory.
+    /// Returns when there is room for more in memory, or nobody makes room any more: then the log ends, and little comes.
     pub async fn room(&self) {
         let max = self.bytes_max;
         if self.bytes() > max {
             self.work.notify_one();
-            self.until(|queue| queue.bytes + queue.writing <= max).await;
+            self.until(|queue| queue.bytes + queue.writing <= max || queue.given_up).await;
         }
     }
 
@@ -189,7 +208,8 @@ impl Flush {
 
     /// So much room was found on the disk.
     pub fn set_free(&self, free_bytes: u64, reserve_bytes: u64) {
-        let full = free_bytes < reserve_bytes;
+        // Without a reserve, too, nothing fits where there is nothing.
+        let full = free_bytes < reserve_bytes.max(1);
         let was = std::mem::replace(&mut self.lock().full, full);
         match (was, full) {
             (false, true) => tracing::warn!(free_bytes, reserve_bytes, "the disk is full: producers have to wait"),
@@ -219,6 +239,12 @@ impl Flush {
             Work::Batch(_) | Work::Seal(_) => None,
         };
         self.lock().work.iter().filter_map(removed).collect()
+    }
+
+    /// What is queued is not written any more.
+    fn give_up(&self) {
+        self.lock().given_up = true;
+        self.done.notify_waiters();
     }
 
     /// What is queued is still written; then the flusher ends.
@@ -296,6 +322,7 @@ pub(super) struct Flusher {
     pub room: Room,
     /// A segment of which so much is not synced is synced.
     pub sync_bytes: u32,
+    pub stop: watch::Receiver<Stage>,
 }
 
 /// Consecutive batches of one segment.
@@ -360,8 +387,9 @@ impl Flusher {
             match self.round(work).await {
                 Ok(()) => {}
                 // The next start writes it: it stands in the write-ahead log.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.shared.flush.is_closed() => {
-                    return tracing::warn!("the log stops with a full disk");
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && stops(&self.stop) => {
+                    tracing::warn!("the log stops with a full disk");
+                    return self.shared.flush.give_up();
                 }
                 Err(error) => return self.shared.wal.set_poison("a write to a segment", &error),
             }
@@ -417,7 +445,7 @@ impl Flusher {
     }
 
     /// Writes, again and again until the disk has room for it or the partition is deleted: it is in memory and in the
-    /// write-ahead log. `StorageFull` when the log ends before.
+    /// write-ahead log. `StorageFull` when the log is to end before.
     async fn with_room(
         &self,
         partition: &Partition,
@@ -429,7 +457,9 @@ impl Flusher {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && !Mutant::FullDiskForgets.is_on() => {
                     let flush = &self.shared.flush;
                     flush.set_full();
-                    if flush.is_closed() {
+                    // No checkpoint comes before there is room, and what gives room has to be written.
+                    self.shared.files.press(true);
+                    if stops(&self.stop) {
                         return Err(error);
                     }
                     let gone = flush.removals();

@@ -181,7 +181,7 @@ fn look_at_directory(env: &Env, disk: &SimDisk) {
     let dir = data.join("wal");
     let files = Files::new(&dir, 4096, 4);
     let handles = Handles::new(Place::new(data), 4);
-    let recovered = recovery::recover(env, &dir, &files, &handles);
+    let recovered = recovery::recover(env, &dir, &files, &handles, usize::MAX);
     assert_eq!(recovered.is_ok(), stored.is_ok(), "what a start refuses is refused from outside");
     let (Ok(recovered), Ok(stored)) = (recovered, stored) else { return };
     for (id, replayed) in &recovered.partitions {

@@ -53,9 +53,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use self::checkpoint::Checkpointer;
 use self::cold::Cursors;
+use self::compact::figures::{CompactionMetrics, Figures};
 use self::compact::task::{CompactConfig, Compactor};
 use self::config::PartitionConfig;
-use self::flush::{Flush, Flusher};
+use self::flush::{Flush, Flusher, Unflushed};
 use self::handles::Handles;
 use self::history::History;
 use self::owned::{Active, Owned};
@@ -119,30 +120,47 @@ struct Shared {
     history: History,
     stable: Stable,
     tail: Tail,
+    compaction: Figures,
     /// Whether tasks give way between messages: only where a simulation looks for orders.
     env_steps: bool,
 }
 
 impl Shared {
-    /// Returns when everything that is durable by now is in its segment's file; none when the log is poisoned first.
+    /// Returns when everything that is durable by now is in its segment's file; none when the log ends first.
     async fn all_flushed(&self) -> Option<()> {
         tokio::select! {
             biased;
             () = self.wal.stopped() => None,
-            () = self.flush.all() => Some(()),
+            flushed = self.flush.all() => flushed,
         }
     }
 }
 
-/// How far the store's end has come.
+/// How far the store has come in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Somebody waits for it to begin.
+    Opens,
     Runs,
-    /// Nothing new is begun.
+    /// Nothing new is begun, and somebody waits for the end.
     Stops,
     /// Everything is durable.
     Ended,
 }
+
+impl Stage {
+    fn stops(self) -> bool {
+        matches!(self, Stage::Stops | Stage::Ended)
+    }
+}
+
+/// Whether the store is to end: somebody has said so, or nobody is left to say it.
+fn stops(stop: &watch::Receiver<Stage>) -> bool {
+    stop.borrow().stops() || stop.has_changed().is_err()
+}
+
+/// Who waits for a piece of work in the background. [`Error::Busy`]: not now.
+type Waits = oneshot::Sender<Result<(), Error>>;
 
 /// See the module.
 pub(crate) struct Store {
@@ -151,9 +169,9 @@ pub(crate) struct Store {
     shards: Vec<Mailbox>,
     segment_bytes_max: u32,
     /// Asks for a checkpoint.
-    checkpoints: mpsc::Sender<oneshot::Sender<()>>,
+    checkpoints: mpsc::Sender<Waits>,
     /// Asks for compaction.
-    compactions: mpsc::Sender<oneshot::Sender<()>>,
+    compactions: mpsc::Sender<Waits>,
     /// Until they are started.
     background: Mutex<Option<(Checkpointer, Compactor)>>,
     compactor: Mutex<Option<Task<()>>>,
@@ -195,7 +213,7 @@ pub(crate) struct Transactions {
 }
 
 /// How much went through the log since the start, and what is in flight. Times in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StoreMetrics {
     pub groups: u64,
     pub entries: u64,
@@ -207,6 +225,7 @@ pub struct StoreMetrics {
     /// Durable in the write-ahead log, not in segments yet.
     pub unflushed_bytes: usize,
     pub files: usize,
+    pub compaction: CompactionMetrics,
 }
 
 impl Found {
@@ -253,14 +272,24 @@ impl Store {
             stable: Stable::new(),
             history: History::new(config.cold_reads, config.cold_read_bytes),
             tail: Tail::new(config.tail_bytes),
+            compaction: Figures::default(),
             env_steps: env.is_simulated(),
         });
+        // As much as there may be in memory at any time.
+        let pending_bytes = config.shards.saturating_mul(config.pending_bytes);
+        let unflushed_bytes_max = config.tail_bytes.saturating_add(pending_bytes);
         let recovered = {
             let (env2, shared, dir) = (env.clone(), Arc::clone(&shared), wal_dir.clone());
-            env.offload(move || recovery::recover(&env2, &dir, &shared.files, &shared.handles)).await?
+            let recover = move || recovery::recover(&env2, &dir, &shared.files, &shared.handles, unflushed_bytes_max);
+            env.offload(recover).await?
         };
+        let (stage, stop) = watch::channel(Stage::Opens);
+        let room = Room { dir: dir.to_owned(), reserve_bytes: config.reserve_bytes };
+        // Before anything is taken from producers.
+        room.look(&*env.disk(), &flush);
         let writer = Writer {
             env: env.clone(),
+            stop: stop.clone(),
             wal: Arc::clone(&shared.wal),
             files: Arc::clone(&shared.files),
             flush,
@@ -271,18 +300,17 @@ impl Store {
             _lock: Arc::clone(&lock),
         };
         let writer = env.place("log-wal", writer.run())?;
-        let room = Room { dir: dir.to_owned(), reserve_bytes: config.reserve_bytes };
         let flusher = Flusher {
             env: env.clone(),
             shared: Arc::clone(&shared),
             room: room.clone(),
             sync_bytes: config.segment_sync_bytes,
+            stop: stop.clone(),
         };
         let flusher = env.place("log-flush", flusher.run())?;
-        drop(env.spawn("log-room", room.watch(env.clone(), Arc::downgrade(&shared.flush))));
+        drop(env.spawn("log-room", room.clone().watch(env.clone(), Arc::downgrade(&shared.flush))));
         let (shards, tasks) = start_shards(env, config, &shared)?;
         let (checkpoints, requests) = mpsc::channel(1);
-        let (stage, stop) = watch::channel(Stage::Runs);
         let weak: Vec<_> = shards.iter().map(|shard| shard.send.downgrade()).collect();
         let checkpointer = Checkpointer {
             env: env.clone(),
@@ -302,6 +330,7 @@ impl Store {
             shared: Arc::clone(&shared),
             config: config.compact,
             shards: weak,
+            room,
             checkpoints: checkpoints.clone(),
             requests,
             stop,
@@ -360,7 +389,7 @@ impl Store {
         replayed: Option<Replayed>,
         transactions: &mut Transactions,
     ) -> Result<Arc<Partition>, Error> {
-        let Replayed { view, producers, touched, damage, .. } = replayed.unwrap_or_default();
+        let Replayed { view, producers, touched, unflushed, damage, .. } = replayed.unwrap_or_default();
         config.segment_bytes = config.segment_bytes.min(self.segment_bytes_max);
         let end = view.high_watermark;
         let last = view.segments.last();
@@ -384,10 +413,26 @@ impl Store {
             *newest = (*newest).max(epoch);
         }
         self.shared.stable.add(Arc::clone(&partition), end, open);
+        self.keep_unflushed(&partition, unflushed);
         let aborted = Vec::new();
         let owned = Owned { partition: Arc::clone(&partition), producers, end, config, active, aborted, touched };
         self.send(id, Message::Open(Box::new(owned))).await?;
         Ok(partition)
+    }
+
+    /// Takes over what recovery has left in memory.
+    fn keep_unflushed(&self, partition: &Arc<Partition>, places: Vec<(Offset, u32)>) {
+        let batches: Vec<Batch> = partition.read_view().hot.iter().cloned().collect();
+        let hot = batches.iter().map(|batch| (Arc::downgrade(partition), batch.next_offset(), batch.size()));
+        self.shared.tail.added(hot);
+        let unflushed = batches.into_iter().zip(places).map(|(batch, (segment, position))| Unflushed {
+            partition: Arc::clone(partition),
+            batch,
+            segment,
+            position,
+            producers: None,
+        });
+        self.shared.flush.push_recovered(unflushed.collect());
     }
 
     /// Every partition that stands is open, or was forgotten: from now on checkpoints are taken, and segments compacted.
@@ -395,13 +440,18 @@ impl Store {
     pub fn start_background(&self) {
         let background = self.background.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((checkpointer, compactor)) = background {
-            self.shared.files.press(false);
             // What recovery found may be enough for one.
             self.shared.files.wanted.notify_one();
             let put = |place: &Mutex<_>, task| *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
             put(&self.checkpointing, self.env.spawn("log-checkpoint", checkpointer.run()));
             put(&self.compactor, self.env.spawn("log-compact", compactor.run()));
         }
+    }
+
+    /// Whoever has opened the log goes on: what finds no room on the disk waits for it from now on, as long as it takes.
+    pub fn opened(&self) {
+        self.shared.files.press(false);
+        self.stage.send_replace(Stage::Runs);
     }
 
     /// Removes what the log held of a partition whose topic is gone.
@@ -420,11 +470,12 @@ impl Store {
     pub async fn close_partition(&self, partition: &Partition) -> Result<(), Error> {
         self.shared.stable.remove(partition.id);
         partition.close();
-        {
+        let forgotten = {
             let mut view = partition.write_view();
-            view.hot.clear();
             view.segments.clear();
-        }
+            view.forget_hot(|_| true)
+        };
+        self.shared.tail.forgotten(forgotten);
         self.shared.cursors.forget(partition.id);
         self.send(partition.id, Message::Close(partition.id)).await
     }
@@ -556,26 +607,35 @@ impl Store {
 
     /// Moves the log start as far as holds and open transactions allow; returns it when it is durable.
     pub async fn trim(&self, partition: TopicPartition, start: Offset) -> Result<Offset, Error> {
+        self.move_start(partition, start, false).await
+    }
+
+    /// As [`Store::trim`]; `again`: the log is told also where that is where it starts already.
+    async fn move_start(&self, partition: TopicPartition, start: Offset, again: bool) -> Result<Offset, Error> {
         let (done, outcome) = oneshot::channel();
-        self.send(partition, Message::Trim { partition, start, done }).await?;
+        self.send(partition, Message::Trim { partition, start, again, done }).await?;
         outcome.await.map_err(|_| self.closed())?
     }
 
-    /// Takes a checkpoint now; returns when it is in force.
+    /// Takes a checkpoint now; returns when it is in force. [`Error::Busy`]: the disk is full, the one before stays.
     pub async fn checkpoint(&self) -> Result<(), Error> {
-        let (done, outcome) = oneshot::channel();
-        self.checkpoints.send(done).await.map_err(|_| self.closed())?;
-        outcome.await.map_err(|_| self.closed())
+        self.ask(&self.checkpoints).await
     }
 
-    /// Compacts now what is due; returns when that is done and the segments before are gone.
+    /// Compacts now what is due; returns when that is done and the segments before are gone. [`Error::Busy`]: not all of
+    /// it could be done; the rest is tried again from time to time.
     pub async fn compact(&self) -> Result<(), Error> {
-        let (done, outcome) = oneshot::channel();
-        self.compactions.send(done).await.map_err(|_| self.closed())?;
-        outcome.await.map_err(|_| self.closed())
+        self.ask(&self.compactions).await
     }
 
-    /// Takes no more, makes what was taken durable, ends all tasks. A poisoned log ends at once.
+    async fn ask(&self, whom: &mpsc::Sender<Waits>) -> Result<(), Error> {
+        let (done, outcome) = oneshot::channel();
+        whom.send(done).await.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())?
+    }
+
+    /// Takes no more, makes what was taken durable, ends all tasks. A poisoned log ends at once, and so does one whose
+    /// disk is full: what was not acknowledged is given up then, what is not in its segment is there after the next start.
     pub async fn stop(&self) {
         self.stage.send_replace(Stage::Stops);
         let take = |task: &Mutex<Option<Task<()>>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -617,7 +677,31 @@ impl Store {
             tail_bytes: self.shared.tail.bytes(),
             unflushed_bytes: self.shared.flush.bytes(),
             files: files.count(),
+            compaction: self.shared.compaction.metrics(),
         }
+    }
+}
+
+/// What all partitions have in memory, counted one by one.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct InMemory {
+    /// As the tail counts them.
+    pub bytes: usize,
+    /// Batches that are not in their files.
+    pub unflushed: usize,
+}
+
+#[cfg(test)]
+impl Store {
+    pub fn in_memory(&self) -> InMemory {
+        let mut all = InMemory::default();
+        for partition in self.shared.stable.partitions() {
+            let view = partition.read_view();
+            all.bytes += view.hot.iter().map(tail::cost).sum::<usize>();
+            all.unflushed += view.hot.iter().filter(|batch| batch.next_offset() > view.flushed).count();
+        }
+        all
     }
 }
 

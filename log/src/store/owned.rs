@@ -6,7 +6,7 @@ use super::checkpoint::Standing;
 use super::config::PartitionConfig;
 use super::partition::{Aborted, BatchPlace, Partition};
 use super::producers::Producers;
-use crate::record::{Batch, Offset};
+use crate::record::{Batch, Offset, TopicPartition};
 
 /// See the module.
 pub(super) struct Owned {
@@ -81,13 +81,7 @@ impl Owned {
         active.size > 0
             && (bytes > u64::from(self.config.segment_bytes)
                 || batch.last_offset().0 - active.base.0 > i64::from(i32::MAX)
-                || now_ms.saturating_sub(active.created_ms) >= self.age_ms_max())
-    }
-
-    /// How old the active segment may become: while it is one, nothing of it is compacted.
-    fn age_ms_max(&self) -> i64 {
-        let PartitionConfig { segment_ms, compact, max_compaction_lag_ms, .. } = self.config;
-        if compact { segment_ms.min(max_compaction_lag_ms) } else { segment_ms }
+                || now_ms.saturating_sub(active.created_ms) >= age_ms_max(&self.config, self.partition.id, active.base))
     }
 
     /// The marker is published some time after it has its place; a checkpoint in between must know of it.
@@ -113,5 +107,54 @@ impl Owned {
             producers: self.producers.clone(),
             unpublished: self.aborted.clone(),
         }
+    }
+}
+
+/// How old the active segment may become: while it is one, nothing of it is compacted. The jitter of a segment is always
+/// the same, and is spread as if it were drawn.
+fn age_ms_max(config: &PartitionConfig, partition: TopicPartition, base: Offset) -> i64 {
+    let PartitionConfig { segment_ms, segment_jitter_ms, compact, max_compaction_lag_ms, .. } = *config;
+    let age_ms = if compact { segment_ms.min(max_compaction_lag_ms) } else { segment_ms };
+    let jitter_ms = segment_jitter_ms.min(age_ms);
+    if jitter_ms <= 0 {
+        return age_ms;
+    }
+    let TopicPartition { topic, partition } = partition;
+    let parts: [&[u8]; 3] = [&topic.0, &partition.to_le_bytes(), &base.0.to_le_bytes()];
+    let drawn = xxhash_rust::xxh3::xxh3_64(&parts.concat());
+    age_ms - (drawn % jitter_ms as u64) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TopicId;
+
+    /// The ages at which a thousand segments end.
+    fn ages(config: PartitionConfig) -> Vec<i64> {
+        let at = |number| TopicPartition { topic: TopicId([3; 16]), partition: number % 10 };
+        (0..1000).map(|number| age_ms_max(&config, at(number), Offset(i64::from(number / 10)))).collect()
+    }
+
+    #[test]
+    fn segments_end_each_at_a_time_of_its_own() {
+        let config = |segment_ms, segment_jitter_ms| PartitionConfig {
+            segment_ms,
+            segment_jitter_ms,
+            ..PartitionConfig::test()
+        };
+        assert!(ages(config(5000, 0)).iter().all(|age| *age == 5000));
+        let spread = ages(config(5000, 1000));
+        assert!(spread.iter().all(|age| (4001..=5000).contains(age)), "{spread:?}");
+        for from in (4000..5000).step_by(100) {
+            let count = spread.iter().filter(|age| (from + 1..=from + 100).contains(*age)).count();
+            assert!((60..150).contains(&count), "{count} of 1000 end in the tenth from {from} on");
+        }
+        // Never before they begin.
+        for config in [config(5000, i64::MAX), config(i64::MAX, i64::MAX), config(1, 1)] {
+            assert!(ages(config).iter().all(|age| *age >= 1), "{config:?}");
+        }
+        let lag = PartitionConfig { compact: true, max_compaction_lag_ms: 50, ..config(5000, 1000) };
+        assert!(ages(lag).iter().all(|age| (1..=50).contains(age)));
     }
 }

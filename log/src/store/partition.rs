@@ -76,6 +76,14 @@ pub(super) struct Compaction {
     pub next_ms: Option<i64>,
 }
 
+/// Batches that have left the memory without the tail, which is to hear of it.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Forgotten {
+    pub batches: usize,
+    pub bytes: usize,
+}
+
 /// How to come by the batches from some offset on.
 #[derive(Debug)]
 pub(super) enum Plan {
@@ -316,6 +324,37 @@ impl View {
         }
     }
 
+    /// The places of all batches from this segment and position on, each of which is so large; none when one is not known.
+    pub fn places_from(
+        &self,
+        from: (Offset, u32),
+        size_at: impl Fn((Offset, u32)) -> Option<usize>,
+    ) -> Option<Vec<(Offset, u32)>> {
+        let mut places = Vec::new();
+        for segment in self.segments.iter().filter(|segment| segment.base >= from.0) {
+            let mut position = if segment.base == from.0 { from.1 } else { 0 };
+            while position < segment.size {
+                let place = (segment.base, position);
+                places.push(place);
+                position += u32::try_from(size_at(place)?).ok()?;
+            }
+        }
+        Some(places)
+    }
+
+    /// Everything is in the files but for what lies from this segment and position on, which is in memory.
+    pub fn set_unflushed(&mut self, from: (Offset, u32), batches: Vec<Batch>) {
+        self.flushed = batches.first().map_or(self.high_watermark, Batch::base_offset);
+        for segment in &mut self.segments {
+            segment.flushed = match segment.base.cmp(&from.0) {
+                std::cmp::Ordering::Less => segment.size,
+                std::cmp::Ordering::Equal => segment.size.min(from.1),
+                std::cmp::Ordering::Greater => 0,
+            };
+        }
+        self.hot = batches.into();
+    }
+
     /// Everything is in the files.
     pub fn all_flushed(&mut self) {
         self.flushed = self.high_watermark;
@@ -377,6 +416,11 @@ impl View {
         self.segments.iter().any(|found| (found.base, found.generation) == segment)
     }
 
+    /// Whether it is, and not wholly below the log start.
+    pub fn needs(&self, segment: (Offset, u32)) -> bool {
+        self.segments.iter().any(|found| (found.base, found.generation) == segment && found.next > self.start)
+    }
+
     pub fn insert_aborted(&mut self, aborted: Aborted) {
         let at = self.aborted.partition_point(|other| other.first <= aborted.first);
         self.aborted.insert(at, aborted);
@@ -397,15 +441,24 @@ impl View {
         self.epochs.drain(..epochs_gone);
     }
 
-    /// Takes out the segments wholly below the start for which recovery needs no file of the write-ahead log any more.
-    pub fn take_trimmed(&mut self, wal_first: u32) -> Vec<Segment> {
+    /// Takes out the segments wholly below the start for which recovery needs no file of the write-ahead log any more,
+    /// and what of them is in memory.
+    pub fn take_trimmed(&mut self, wal_first: u32) -> (Vec<Segment>, Forgotten) {
         let below = |segment: &&Segment| segment.next <= self.start && segment.wal_file < wal_first;
         let count = self.segments.iter().take_while(below).count();
         let next = self.segments.get(count).map_or(self.start, |segment| segment.base);
-        while self.hot.front().is_some_and(|batch| batch.base_offset() < next) && count > 0 {
-            self.hot.pop_front();
+        let forgotten = self.forget_hot(|batch| batch.base_offset() < next && count > 0);
+        (self.segments.drain(..count).collect(), forgotten)
+    }
+
+    /// Takes the oldest batches out of memory while this is true of them.
+    pub fn forget_hot(&mut self, goes: impl Fn(&Batch) -> bool) -> Forgotten {
+        let mut forgotten = Forgotten::default();
+        while let Some(batch) = self.hot.pop_front_if(|batch| goes(batch)) {
+            forgotten.batches += 1;
+            forgotten.bytes += batch.size();
         }
-        self.segments.drain(..count).collect()
+        forgotten
     }
 }
 
@@ -479,15 +532,18 @@ mod tests {
     fn a_trim_moves_the_start_and_segments_go_behind_the_checkpoint() {
         let mut view = view(&[10, 5, 1], &[0, 10, 15]);
         view.trim(Offset(12));
-        assert_eq!(view.take_trimmed(1).len(), 0);
-        assert_eq!(view.take_trimmed(2).iter().map(|s| s.base).collect::<Vec<_>>(), vec![Offset(0)]);
+        assert_eq!(view.take_trimmed(1).0.len(), 0);
+        let in_memory = view.hot[0].size();
+        let (gone, forgotten) = view.take_trimmed(2);
+        assert_eq!(gone.iter().map(|s| s.base).collect::<Vec<_>>(), vec![Offset(0)]);
+        assert_eq!(forgotten, Forgotten { batches: 1, bytes: in_memory });
         assert_eq!(view.hot.front().map(Batch::base_offset), Some(Offset(10)));
         assert!(plan(&view, 11, 16, 1000).contains("outside"));
         view.trim(Offset(5));
         assert_eq!(view.start, Offset(12));
         view.trim(Offset(99));
         assert_eq!(view.start, Offset(16));
-        assert_eq!(view.take_trimmed(2).len(), 2);
+        assert_eq!(view.take_trimmed(2).0.len(), 2);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Recovery: the checkpoint's records, then every entry of the write-ahead log behind it at its place, in the log's
 //! order, and each partition cut behind its last.
 //!
-//! Bytes of segments behind the checkpoint are not trusted: they are written again from the log.
+//! Bytes of segments behind the checkpoint are not trusted: they are written again from the log. What finds no room on
+//! the disk stays in memory until there is some, up to a limit.
+
+mod short;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::short::Short;
 use super::checkpoint::{self, Table};
 use super::handles::{Handles, Name};
 use super::layout::Suffix;
@@ -36,6 +39,8 @@ pub(crate) struct Replayed {
     known: Offset,
     /// Something of it stands in the log behind the checkpoint.
     pub(super) touched: bool,
+    /// Where the batches in memory belong, which are not in their files.
+    pub(super) unflushed: Vec<(Offset, u32)>,
     /// What it has lost: then it is not served.
     pub(super) damage: Option<Damage>,
 }
@@ -130,8 +135,15 @@ impl Replayed {
     }
 }
 
-/// Reads everything and makes sure that it is durable or in the log.
-pub(super) fn recover(env: &Env, dir: &Path, files: &Files, handles: &Handles) -> Result<Recovered, Error> {
+/// Reads everything and makes sure that it is durable or in the log. So many bytes may stay in memory where the disk is
+/// full.
+pub(super) fn recover(
+    env: &Env,
+    dir: &Path,
+    files: &Files,
+    handles: &Handles,
+    unflushed_bytes_max: usize,
+) -> Result<Recovered, Error> {
     let disk = env.disk();
     let (mut table, first_file) = Table::load(&*disk, dir)?;
     table.make_durable(&*disk)?;
@@ -144,13 +156,18 @@ pub(super) fn recover(env: &Env, dir: &Path, files: &Files, handles: &Handles) -
         waiting: Waiting::new(),
         written: BTreeSet::new(),
         deleted: BTreeSet::new(),
+        short: Short::default(),
         broken: BTreeMap::new(),
         damaged: BTreeSet::new(),
     };
     let mut scan = Scan::new(&*disk, files, Open::Write);
     scan.run(first_file, &mut replay).map_err(|error| table.doubt(error))?;
     replay.keep_damaged()?;
-    let partitions = replay.finish()?;
+    // Their entries go with the log: the next checkpoint must not name them any more.
+    table.forget(replay.deleted.iter().filter(|id| !replay.partitions.contains_key(id)));
+    let short = std::mem::take(&mut replay.short);
+    let mut partitions = replay.finish()?;
+    short.keep(&*disk, files, first_file, &mut partitions, unflushed_bytes_max)?;
     if !Mutant::LastGroupNotWrittenAgain.is_on() {
         make_last_group_durable(&*disk, dir, &scan)?;
     }
@@ -170,6 +187,7 @@ pub(super) fn stood(table: &Table, disk: &dyn Disk) -> Result<BTreeMap<TopicPart
             producers: stood.producers,
             known: stood.end,
             touched: false,
+            unflushed: Vec::new(),
             damage: stood.damage,
         };
         partitions.insert(*id, replayed);
@@ -198,6 +216,8 @@ struct Replay<'a> {
     /// Segments that were written to.
     written: BTreeSet<Name>,
     deleted: BTreeSet<TopicPartition>,
+    /// Where the disk was full.
+    short: Short,
     /// Partitions with entries that do not follow on, and the first such.
     broken: BTreeMap<TopicPartition, Damage>,
     /// Files of the log with damage.
@@ -223,6 +243,7 @@ impl Visit for Replay<'_> {
                 self.partitions.remove(&id);
                 self.waiting.retain(|(of, _), _| *of != id);
                 self.broken.remove(&id);
+                self.short.forget(id);
                 self.deleted.insert(id);
             }
         }
@@ -302,9 +323,6 @@ impl Replay<'_> {
             batches.sort_by_key(|(position, _)| *position);
             batches.dedup_by_key(|(position, _)| *position);
             let name = Name { partition, segment, generation: 0, suffix: Suffix::Log };
-            let file = self.handles.for_writing(self.disk, name)?;
-            // Whoever created it may have ended before its name was durable.
-            self.handles.changed(partition);
             let mut rest = &batches[..];
             while let Some((from, _)) = rest.first() {
                 let mut end = *from;
@@ -314,14 +332,27 @@ impl Replay<'_> {
                     follows
                 };
                 let count = rest.iter().take_while(behind).count();
-                let slices: Vec<IoSlice<'_>> = rest[..count].iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-                file.write_at(u64::from(*from), &slices)?;
-                self.handles.written(name, Arc::clone(&file), *from, end);
+                match self.write(name, *from, end, &rest[..count]) {
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                        self.short.note(partition, segment, *from);
+                    }
+                    written => written?,
+                }
                 rest = &rest[count..];
             }
-            self.written.insert(name);
             self.handles.shrink()?;
         }
+        Ok(())
+    }
+
+    fn write(&mut self, name: Name, from: u32, end: u32, batches: &[(u32, Bytes)]) -> io::Result<()> {
+        let file = self.handles.for_writing(self.disk, name)?;
+        // Whoever created it may have ended before its name was durable.
+        self.handles.changed(name.partition);
+        self.written.insert(name);
+        let slices: Vec<IoSlice<'_>> = batches.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
+        file.write_at(u64::from(from), &slices)?;
+        self.handles.written(name, file, from, end);
         Ok(())
     }
 

@@ -8,33 +8,63 @@ use super::partition::{Partition, View};
 use crate::Error;
 use crate::record::Offset;
 
+/// A partition of which something is to go, or has gone and is still on the disk.
+struct Due {
+    partition: Arc<Partition>,
+    /// Where its log is to start.
+    start: Offset,
+    moves: bool,
+    /// The newest file of the write-ahead log with something of the segments below.
+    wal_file: u32,
+}
+
 impl Store {
     /// Moves the log starts that retention moves, and has the files of what is gone removed. Returns how many moved.
+    ///
+    /// Segments go when a checkpoint has passed all that the write-ahead log holds of them. Where nothing else is
+    /// written that would be never: then the log begins another file for it.
     pub async fn retain(&self, now_ms: i64) -> Result<usize, Error> {
-        let mut moved = 0;
-        for partition in self.shared.stable.partitions() {
-            let config = partition.config();
-            let due = partition.read_view().retained_from(&config, now_ms);
-            let (limit, _) = partition.trim_limit();
-            let start = due.min(limit);
-            if start > partition.bounds().start {
-                match self.trim(partition.id, start).await {
+        let due: Vec<Due> = self.shared.stable.partitions().into_iter().filter_map(|p| due(p, now_ms)).collect();
+        let Some(wal_file) = due.iter().map(|due| due.wal_file).max() else { return Ok(0) };
+        let passed = wal_file < self.shared.files.newest();
+        if !passed {
+            self.shared.files.roll();
+        }
+        let moves = due.iter().filter(|due| due.moves).count();
+        for due in &due {
+            // The other file begins with what is written next.
+            let again = moves == 0 && !passed;
+            if due.moves || again {
+                match self.move_start(due.partition.id, due.start, again).await {
                     // It was deleted meanwhile.
-                    Ok(_) | Err(Error::UnknownPartition(_)) => moved += 1,
+                    Ok(_) | Err(Error::UnknownPartition(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
+            if again {
+                break;
+            }
         }
-        if self.shared.stable.partitions().iter().any(has_trimmed) {
-            self.checkpoint().await?;
+        match self.checkpoint().await {
+            // The next time will do.
+            Err(Error::Busy(reason)) => tracing::debug!(reason, "what retention removes stays for now"),
+            other => other?,
         }
-        Ok(moved)
+        Ok(moves)
     }
 }
 
-fn has_trimmed(partition: &Arc<Partition>) -> bool {
-    let view = partition.read_view();
-    view.segments.first().is_some_and(|first| first.next <= view.start)
+/// None where nothing is to be done.
+fn due(partition: Arc<Partition>, now_ms: i64) -> Option<Due> {
+    let config = partition.config();
+    let (limit, _) = partition.trim_limit();
+    let (start, moves, wal_file) = {
+        let view = partition.read_view();
+        let start = view.retained_from(&config, now_ms).min(limit).max(view.start);
+        (start, start > view.start, view.newest_wal_file_below(start))
+    };
+    // Without a whole segment below, nothing would go.
+    wal_file.map(|wal_file| Due { partition, start, moves, wal_file })
 }
 
 impl View {
@@ -60,6 +90,12 @@ impl View {
             start = start.max(segment.next);
         }
         start
+    }
+
+    /// The newest file of the write-ahead log with something of the segments that lie wholly below `start`; none where
+    /// there are no such segments.
+    fn newest_wal_file_below(&self, start: Offset) -> Option<u32> {
+        self.segments.iter().take_while(|segment| segment.next <= start).map(|segment| segment.wal_file).max()
     }
 }
 

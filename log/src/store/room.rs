@@ -12,6 +12,9 @@ use crate::env::{Disk, Env};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The same while it is full.
 pub(super) const FULL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often what finds no room is tried again where somebody waits for the log to open or to end: a second in all, in
+/// which a checkpoint that is on its way may give some.
+pub(super) const FULL_TRIES: u32 = 10;
 
 /// Where to look, and how much is to be there.
 #[derive(Clone)]

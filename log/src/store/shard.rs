@@ -38,10 +38,11 @@ pub(super) enum Message {
     },
     /// The partition's topic is deleted.
     Close(TopicPartition),
-    /// Moves the log start; answered when that is durable.
+    /// Moves the log start; answered when that is durable. `again`: where it does not move that is written anew.
     Trim {
         partition: TopicPartition,
         start: Offset,
+        again: bool,
         done: oneshot::Sender<Result<Offset, Error>>,
     },
     /// Answered when everything that had become durable before is visible.
@@ -274,7 +275,7 @@ impl Shard {
                 self.lazy = false;
                 self.queue(Item::Deleted { partition }, Pending::Deleted { partition });
             }
-            Message::Trim { partition, start, done } => self.trim(partition, start, done),
+            Message::Trim { partition, start, again, done } => self.trim(partition, start, again, done),
             Message::Settle(done) => {
                 let runs = self.shared.wal.durable_now(self.number);
                 self.complete(&runs);
@@ -352,14 +353,20 @@ impl Shard {
         self.queue(item, Pending::Batch { partition, batch, slot, append_time_ms, permit, durable, when });
     }
 
-    fn trim(&mut self, partition: TopicPartition, start: Offset, done: oneshot::Sender<Result<Offset, Error>>) {
+    fn trim(
+        &mut self,
+        partition: TopicPartition,
+        start: Offset,
+        again: bool,
+        done: oneshot::Sender<Result<Offset, Error>>,
+    ) {
         let Some(owned) = self.owned.get_mut(&partition) else {
             return drop(done.send(Err(Error::UnknownPartition(partition))));
         };
         let (limit, _) = owned.partition.trim_limit();
         let now = owned.partition.bounds().start;
-        let start = start.min(limit);
-        if start <= now {
+        let start = start.min(limit).max(now);
+        if start == now && !again {
             return drop(done.send(Ok(now)));
         }
         owned.touched = true;

@@ -118,6 +118,7 @@ pub(super) async fn check(world: &World) -> (usize, usize) {
         }
         check_times(world, &node, at, &batches, start).await;
     }
+    assert_eq!(node.metrics().tail_bytes, node.inner.store.in_memory().bytes, "what the tail counts is in memory");
     (there, written)
 }
 

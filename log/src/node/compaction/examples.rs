@@ -17,11 +17,11 @@ fn record(key: &str, value: Option<&str>) -> NewRecord {
     NewRecord { key: Some(bytes(key)), value: value.map(bytes), ..NewRecord::default() }
 }
 
-async fn open(env: &Env, config: NodeConfig) -> Arc<Node> {
+pub(super) async fn open(env: &Env, config: NodeConfig) -> Arc<Node> {
     Node::open(env.clone(), Path::new("/data"), config).await.unwrap()
 }
 
-async fn topic(node: &Node, options: &[(&str, &str)]) -> TopicPartition {
+pub(super) async fn topic(node: &Node, options: &[(&str, &str)]) -> TopicPartition {
     let options = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0")].iter().chain(options);
     let config = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let topic = NewTopic { name: "c".to_owned(), partitions: 1, config };
@@ -29,7 +29,7 @@ async fn topic(node: &Node, options: &[(&str, &str)]) -> TopicPartition {
 }
 
 /// Writes so many records, each in a batch of its own, to keys that come again and again; about ten fill a segment.
-async fn fill(node: &Node, at: TopicPartition, count: usize) {
+pub(super) async fn fill(node: &Node, at: TopicPartition, count: usize) {
     let log = node.log(at).unwrap();
     for i in 0..count {
         let value = format!("{i:100}");
@@ -38,7 +38,7 @@ async fn fill(node: &Node, at: TopicPartition, count: usize) {
 }
 
 /// Offsets of the records that are there.
-async fn offsets(node: &Node, at: TopicPartition) -> Vec<i64> {
+pub(super) async fn offsets(node: &Node, at: TopicPartition) -> Vec<i64> {
     let batches = batches(node, at).await;
     batches.iter().flat_map(|batch| batch.records().unwrap()).map(|record| record.unwrap().offset.0).collect()
 }

@@ -4,7 +4,9 @@
 //! A failure prints its seed; `run(seed)` runs it again, step for step.
 
 mod check;
+mod during;
 mod examples;
+mod full;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +127,8 @@ fn run_with_cuts(seed: u64) -> usize {
             };
             world.disk.plan(damage);
             let compacted = world.node().compact().await;
+            // What others were about to do meets it now, or nobody does.
+            env.sleep(std::time::Duration::from_millis(1)).await;
             let survived = compacted.is_ok() && world.node().fatal().borrow().is_none();
             if survived {
                 check(&world).await;

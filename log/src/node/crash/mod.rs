@@ -4,6 +4,7 @@
 //! A failure prints its seed; `check_seed(seed, …)` runs it again, step for step.
 
 mod bounds;
+pub(super) mod calls;
 mod clients;
 mod damage;
 mod errors;
@@ -13,6 +14,7 @@ mod images;
 mod model;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod syncs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -60,6 +60,7 @@ fn every_mutant_is_found() {
         Mutant::EndAnsweredEarly,
         Mutant::MarkersBeforeDecision,
         Mutant::FullDiskForgets,
+        Mutant::AcknowledgedBeforeSync,
     ];
     let mut missed = Vec::new();
     for mutant in mutants {

@@ -78,3 +78,36 @@ fn a_start_that_was_moved_outlives_a_crash_and_segments_below_go() {
         });
     }
 }
+
+/// Its entry goes with the write-ahead log: by then the checkpoint must not name the partition any more.
+#[test]
+fn a_deleted_topic_is_not_left_in_the_checkpoint_by_a_crash() {
+    let disk = SimDisk::new(5);
+    let env = Env::simulated(5).with_disk(Arc::new(disk.clone()));
+    let config = NodeConfig { wal_file_bytes: 6_000, ..NodeConfig::default() };
+    env.run(async {
+        let node = Node::open(env.clone(), dir(), config.clone()).await.unwrap();
+        let (gone, other) = (topic(&node, "gone").await, topic(&node, "other").await);
+        node.log(gone).unwrap().append(vec![record("seen by the checkpoint")]).await.unwrap();
+        node.checkpoint().await.unwrap();
+        node.checkpoint().await.unwrap();
+        node.delete_topic("gone").await.unwrap();
+        // Durable, and the deletion before it.
+        node.log(other).unwrap().append(vec![record("x")]).await.unwrap();
+        disk.crash();
+        env.drop_tasks();
+        drop(node);
+        let node = Node::open(env.clone(), dir(), config).await.unwrap();
+        for _ in 0..50 {
+            node.log(other).unwrap().append(vec![record(&"x".repeat(400))]).await.unwrap();
+        }
+        node.checkpoint().await.unwrap();
+        node.checkpoint().await.unwrap();
+        node.shutdown().await;
+        env.drop_tasks();
+        drop(node);
+        let directory = crate::offline::Directory::open(&env, dir()).unwrap();
+        let stored = directory.partitions();
+        assert!(stored.iter().all(|partition| partition.id != gone), "{stored:?}");
+    });
+}

@@ -30,7 +30,8 @@ use super::owned::Slot;
 use super::partition::Cold;
 use super::room::FULL_INTERVAL;
 use super::shard::Message;
-use super::{Shared, Stage};
+use super::{Shared, Stage, Waits, stops};
+use crate::Error;
 use crate::env::mutant::Mutant;
 use crate::env::{Env, Lock};
 use crate::record::{Batch, Offset, TopicPartition};
@@ -51,7 +52,7 @@ pub(super) struct Checkpointer {
     /// Weak: when everybody else is gone the shards end.
     pub shards: Vec<mpsc::WeakSender<Message>>,
     pub table: Arc<Mutex<Table>>,
-    pub requests: mpsc::Receiver<oneshot::Sender<()>>,
+    pub requests: mpsc::Receiver<Waits>,
     pub stop: watch::Receiver<Stage>,
     /// Nobody else may open the directory before this task has ended.
     pub _lock: Arc<dyn Lock>,
@@ -82,6 +83,12 @@ impl From<io::Error> for End {
 impl Checkpointer {
     /// Works until the log stops or a write fails.
     pub async fn run(mut self) {
+        self.work_until_the_end().await;
+        // The writer waits for no checkpoint any more.
+        self.shared.files.press(true);
+    }
+
+    async fn work_until_the_end(&mut self) {
         let shared = Arc::clone(&self.shared);
         loop {
             let request = tokio::select! {
@@ -101,11 +108,15 @@ impl Checkpointer {
                 worked = self.work(request.is_some()) => worked,
             };
             match worked {
-                Ok(()) => drop(request.map(|done| done.send(()))),
+                Ok(()) => drop(request.map(|done| done.send(Ok(())))),
                 Err(End::Stopped) => return,
                 // The checkpoint before stays in force. Whoever asked for this one hears that it is not.
                 Err(End::Failed(error)) if error.kind() == io::ErrorKind::StorageFull => {
                     self.shared.flush.set_full();
+                    drop(request.map(|done| done.send(Err(Error::Busy("the disk is full")))));
+                    if stops(&self.stop) {
+                        return;
+                    }
                     self.env.sleep(FULL_INTERVAL).await;
                     self.shared.files.wanted.notify_one();
                 }
@@ -145,7 +156,7 @@ impl Checkpointer {
         for shard in &self.shards {
             self.ask(shard, Message::Settle).await?;
         }
-        self.shared.flush.all().await;
+        self.shared.flush.all().await.ok_or(End::Stopped)?;
         let (small, large) = self.split(self.shared.handles.take_dirty());
         let synced = large.len();
         let mut indexed = self.shared.handles.take_synced_indexes();
@@ -187,13 +198,14 @@ impl Checkpointer {
 
     /// Small ends to be copied, and the rest.
     fn split(&self, dirty: BTreeMap<Name, Dirty>) -> (Ends, Ends) {
-        // Not of a file that compaction has replaced: its name may be gone soon, and nobody would forget it again.
-        let is_current = |name: &Name| {
+        // Not of a file that compaction has replaced: its name may be gone soon, and nobody would forget it again. Nor of
+        // one below the log start: it goes only when the log holds nothing of it.
+        let is_needed = |name: &Name| {
             let partition = self.shared.stable.partition(name.partition);
-            partition.is_some_and(|partition| partition.read_view().has((name.segment, name.generation)))
+            partition.is_some_and(|partition| partition.read_view().needs((name.segment, name.generation)))
         };
         let may_copy = |(name, dirty): &(Name, Dirty)| {
-            name.suffix == Suffix::Log && dirty.to - dirty.from <= self.copy_bytes && is_current(name)
+            name.suffix == Suffix::Log && dirty.to - dirty.from <= self.copy_bytes && is_needed(name)
         };
         let (mut small, mut large): (Vec<_>, Vec<_>) = dirty.into_iter().partition(may_copy);
         small.sort_by_key(|(name, dirty)| (dirty.to - dirty.from, *name));
@@ -265,7 +277,8 @@ impl Checkpointer {
     /// Segments that are wholly below the log start go.
     async fn sweep(&self, first_file: u32) -> Result<(), End> {
         for partition in self.shared.stable.partitions() {
-            let gone = partition.write_view().take_trimmed(first_file);
+            let (gone, forgotten) = partition.write_view().take_trimmed(first_file);
+            self.shared.tail.forgotten(forgotten);
             if gone.is_empty() {
                 continue;
             }
@@ -285,7 +298,8 @@ fn sync_dir(disk: &dyn crate::env::Disk, path: &std::path::Path) -> io::Result<(
     match disk.sync_dir(path) {
         // Its partition was deleted meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        // Nobody knows what is durable then: whatever the reason, it is not to be tried again.
+        other => other.map_err(io::Error::other),
     }
 }
 

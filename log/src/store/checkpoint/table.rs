@@ -191,6 +191,12 @@ impl Table {
         disk.sync_dir(&self.dir)
     }
 
+    /// These are gone, by the log behind what was read. The next block, which tells of all partitions, tells it.
+    pub fn forget<'a>(&mut self, gone: impl Iterator<Item = &'a TopicPartition>) {
+        assert!(self.file.is_none(), "a block of changes would not tell of it");
+        gone.for_each(|id| drop(self.records.remove(id)));
+    }
+
     /// Takes over what a block says; the error is where in it an entry is damaged.
     fn apply(&mut self, is_all: bool, body: &Bytes) -> Result<(), usize> {
         if is_all {
@@ -275,7 +281,7 @@ impl Table {
         }
         sync(&*file)?;
         if !Mutant::CheckpointUnnamed.is_on() {
-            disk.sync_dir(&self.dir)?;
+            disk.sync_dir(&self.dir).map_err(io::Error::other)?;
         }
         self.number += 1;
         self.sequence += 1;

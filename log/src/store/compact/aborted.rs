@@ -10,6 +10,21 @@ pub(super) struct AbortedRanges {
     ranges: BTreeMap<(i64, Offset), Range>,
 }
 
+/// Aborted transactions of which nothing is left. There may be many, and many to be looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Void {
+    /// By producer and first offset.
+    sorted: Vec<Aborted>,
+}
+
+impl Void {
+    pub fn contains(&self, aborted: &Aborted) -> bool {
+        let key = |void: &Aborted| (void.producer_id, void.first);
+        let found = self.sorted.binary_search_by_key(&key(aborted), key);
+        found.is_ok_and(|at| self.sorted[at] == *aborted)
+    }
+}
+
 struct Range {
     /// Offset of the marker.
     last: Offset,
@@ -45,9 +60,10 @@ impl AbortedRanges {
     }
 
     /// The transactions that end below `end` and have no batch left.
-    pub fn void(&self, end: Offset) -> Vec<Aborted> {
+    pub fn void(&self, end: Offset) -> Void {
         let void = self.ranges.iter().filter(|(_, range)| !range.left && range.last < end);
-        void.map(|(&(producer_id, first), range)| Aborted { producer_id, first, last: range.last }).collect()
+        let void = void.map(|(&(producer_id, first), range)| Aborted { producer_id, first, last: range.last });
+        Void { sorted: void.collect() }
     }
 
     /// The transactions that readers must still know of, by first offset: all but those that end below `end` and have no
@@ -58,5 +74,32 @@ impl AbortedRanges {
             left.map(|((producer_id, first), range)| Aborted { producer_id, first, last: range.last }).collect();
         left.sort_by_key(|aborted| (aborted.first, aborted.producer_id));
         left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_void_is_found_among_many() {
+        let aborted = |producer_id, first, last| Aborted { producer_id, first: Offset(first), last: Offset(last) };
+        let all: Vec<Aborted> =
+            (0..200).map(|n| aborted(n * 7919 % 13, n * 10 % 270, n * 10 % 270 + 5 + n % 2)).collect();
+        let ranges = AbortedRanges::new(&all);
+        for end in [0, 6, 100, 1000] {
+            let void = ranges.void(Offset(end));
+            let naive: Vec<&Aborted> = ranges
+                .ranges
+                .keys()
+                .filter_map(|key| void.sorted.iter().find(|v| (v.producer_id, v.first) == *key))
+                .collect();
+            assert_eq!(naive.len(), void.sorted.len());
+            for one in &all {
+                assert_eq!(void.contains(one), naive.contains(&one), "{one:?} below {end}");
+                assert!(!void.contains(&Aborted { last: Offset(one.last.0 + 100), ..*one }));
+            }
+            assert_eq!(void.sorted.is_empty(), end <= 5);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Unreadable;
-use super::aborted::AbortedRanges;
+use super::aborted::{AbortedRanges, Void};
 use super::mapping::Mapped;
 use super::producers::LastBatches;
 use crate::record::{Batch, BatchError, Offset};
@@ -110,7 +110,7 @@ impl Cleaner {
 
     /// Of the aborted transactions handed in those of which nothing is left below `end`, all of whose batches were handed
     /// in: what takes the place of these batches goes together with them.
-    pub fn void(&self, end: Offset) -> Vec<Aborted> {
+    pub fn void(&self, end: Offset) -> Void {
         self.aborted.void(end)
     }
 

@@ -39,9 +39,21 @@ pub(crate) struct Work {
 /// Beyond every ratio.
 const OVERDUE: f64 = 2.0;
 
+/// What may be compacted of a partition.
+struct Dirt<'a> {
+    segments: &'a [Segment],
+    first_dirty: Offset,
+    end: Offset,
+    /// Those behind the first so many are dirty.
+    clean: usize,
+    dirty_bytes: u64,
+    /// Dirty bytes of all.
+    ratio: f64,
+}
+
 impl View {
-    /// None when there is nothing to do, or not enough.
-    pub(in crate::store) fn compactable(&self, config: &PartitionConfig, limits: &Limits) -> Option<Work> {
+    /// None when nothing may be.
+    fn dirt(&self, config: &PartitionConfig, limits: &Limits) -> Option<Dirt<'_>> {
         if !config.compact {
             return None;
         }
@@ -54,12 +66,23 @@ impl View {
         if end < first_dirty {
             return None;
         }
-        let dirty = segments.partition_point(|segment| segment.next <= first_dirty);
+        let clean = segments.partition_point(|segment| segment.next <= first_dirty);
         let bytes = |segments: &[Segment]| segments.iter().map(|segment| u64::from(segment.size)).sum::<u64>();
-        let (clean_bytes, dirty_bytes) = (bytes(&segments[..dirty]), bytes(&segments[dirty..]));
+        let (clean_bytes, dirty_bytes) = (bytes(&segments[..clean]), bytes(&segments[clean..]));
         let ratio = dirty_bytes as f64 / (clean_bytes + dirty_bytes).max(1) as f64;
+        Some(Dirt { segments, first_dirty, end, clean, dirty_bytes, ratio })
+    }
+
+    /// Dirty bytes of all that may be compacted, from 0 to 1.
+    pub(in crate::store) fn dirty_ratio(&self, config: &PartitionConfig, limits: &Limits) -> f64 {
+        self.dirt(config, limits).map_or(0.0, |dirt| dirt.ratio)
+    }
+
+    /// None when there is nothing to do, or not enough.
+    pub(in crate::store) fn compactable(&self, config: &PartitionConfig, limits: &Limits) -> Option<Work> {
+        let Dirt { segments, first_dirty, end, clean, dirty_bytes, ratio } = self.dirt(config, limits)?;
         let since_ms = limits.now_ms.saturating_sub(config.max_compaction_lag_ms);
-        let overdue = segments[dirty..].iter().any(|segment| segment.created_ms < since_ms);
+        let overdue = segments[clean..].iter().any(|segment| segment.created_ms < since_ms);
         let dirty_enough = dirty_bytes > 0 && ratio >= config.min_cleanable_dirty_ratio;
         let expired = limits.expiry && self.compaction.next_ms.is_some_and(|next_ms| next_ms <= limits.now_ms);
         if !overdue && !dirty_enough && !expired {

@@ -36,6 +36,8 @@
 
 pub(crate) mod task;
 
+pub(crate) mod figures;
+
 mod due;
 mod pass;
 

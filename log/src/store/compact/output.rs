@@ -1,20 +1,19 @@
 //! The segment that takes the place of others: its files, in a directory of their own, synced before anybody is told.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::sync::Arc;
 
-use crate::env::{Disk, File, Open, read_full};
+use super::task::Halt;
+use crate::env::{Disk, File, Open};
 use crate::record::Batch;
+use crate::store::cold;
 use crate::store::handles::{Handles, Name};
 use crate::store::layout::Suffix;
 use crate::store::partition::{Aborted, Partition};
 use crate::store::seal;
 use crate::store::segment::Segment;
 
-/// What is known of producers in front of a segment; 10,000 of them take 460 KB.
-const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024;
-
-/// See the module. One that is dropped before it is finished leaves its files for [`Output::discard`].
+/// See the module. One that is dropped before it is finished leaves its files behind.
 pub(super) struct Output {
     name: Name,
     log: Arc<dyn File>,
@@ -32,7 +31,7 @@ impl Output {
         group: &[Segment],
         generation: u32,
         index_interval: u32,
-    ) -> io::Result<Option<Output>> {
+    ) -> Result<Option<Output>, Halt> {
         let first = &group[0];
         let segment = Segment { generation, ..Segment::new(first.base, first.created_ms, index_interval) };
         let name = Name { partition: partition.id, segment: segment.base, generation, suffix: Suffix::Log };
@@ -42,26 +41,26 @@ impl Output {
             if partition.is_closed() {
                 return Ok(None);
             }
-            disk.create_dir(&handles.generation(name.partition, generation))?;
-            disk.open(&handles.path(name), Open::Create)?
+            disk.create_dir(&handles.generation(name.partition, generation)).map_err(Halt::of_call)?;
+            disk.open(&handles.path(name), Open::Create).map_err(Halt::of_call)?
         };
         Ok(Some(Output { name, log, segment, same: group.len() == 1 }))
     }
 
     /// Writes what is left of some batches, all at once.
-    pub fn write(&mut self, batches: &[Batch]) -> io::Result<()> {
+    pub fn write(&mut self, batches: &[Batch]) -> Result<(), Halt> {
         let from = self.segment.size;
         let bytes = batches.iter().map(Batch::size).sum::<usize>();
         if bytes > (i32::MAX as u32 - from) as usize {
             // Packed anew it may have grown; an index cannot tell of more.
-            return Err(io::ErrorKind::FileTooLarge.into());
+            return Err(Halt::TooLarge);
         }
         for batch in batches {
             self.segment.push(batch, self.segment.size, 0);
         }
         let slices: Vec<IoSlice<'_>> =
             batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
-        if slices.is_empty() { Ok(()) } else { self.log.write_at(u64::from(from), &slices) }
+        if slices.is_empty() { Ok(()) } else { self.log.write_at(u64::from(from), &slices).map_err(Halt::of_write) }
     }
 
     /// Something is left out or different.
@@ -83,15 +82,15 @@ impl Output {
         partition: &Partition,
         before: &Segment,
         aborted: &[Aborted],
-    ) -> io::Result<Option<Segment>> {
+    ) -> Result<Option<Segment>, Halt> {
         if self.segment.size == 0 {
             return Ok(None);
         }
-        self.log.sync_data()?;
+        self.log.sync_data().map_err(Halt::of_sync)?;
         let mut beside = seal::indexes(&self.segment, aborted);
         let Name { partition: id, segment: base, .. } = self.name;
         let snapshot = Name { partition: id, segment: base, generation: before.generation, suffix: Suffix::Snapshot };
-        beside.extend(read(disk, handles, snapshot)?.map(|bytes| (Suffix::Snapshot, bytes)));
+        beside.extend(cold::beside(disk, handles, snapshot)?.map(|bytes| (Suffix::Snapshot, bytes)));
         for (suffix, bytes) in beside {
             let path = handles.path(Name { suffix, ..self.name });
             let file = {
@@ -99,35 +98,15 @@ impl Output {
                 if partition.is_closed() {
                     return Ok(None);
                 }
-                disk.open(&path, Open::Create)?
+                disk.open(&path, Open::Create).map_err(Halt::of_call)?
             };
-            file.write_at(0, &[IoSlice::new(&bytes)])?;
-            file.sync_data()?;
+            file.write_at(0, &[IoSlice::new(&bytes)]).map_err(Halt::of_write)?;
+            file.sync_data().map_err(Halt::of_sync)?;
         }
-        disk.sync_dir(&handles.generation(id, self.name.generation))?;
-        disk.sync_dir(&handles.directory(id))?;
+        disk.sync_dir(&handles.generation(id, self.name.generation)).map_err(Halt::of_sync)?;
+        disk.sync_dir(&handles.directory(id)).map_err(Halt::of_sync)?;
         self.segment.flushed = self.segment.size;
         (self.segment.index, self.segment.indexed) = (None, true);
         Ok(Some(self.segment))
     }
-
-    /// Removes what was written.
-    pub fn discard(disk: &dyn Disk, handles: &Handles, partition: &Partition, generation: u32) -> io::Result<()> {
-        handles.remove(disk, partition.id, crate::record::Offset(0), generation)
-    }
-}
-
-/// The snapshot beside a segment; none where there is none, as beside the first.
-fn read(disk: &dyn Disk, handles: &Handles, name: Name) -> io::Result<Option<Vec<u8>>> {
-    let file = match disk.open(&handles.path(name), Open::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let len = file.len()?;
-    if len > SNAPSHOT_BYTES_MAX {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; len as usize];
-    read_full(&*file, 0, &mut bytes)?;
-    Ok(Some(bytes))
 }

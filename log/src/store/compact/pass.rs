@@ -12,6 +12,7 @@ use super::mapping::{Mapped, Mapping};
 use super::output::Output;
 use super::swap::{Refused, Replaced, Swap};
 use super::task::{Compactor, Halt};
+use crate::Error;
 use crate::record::{Batch, Offset};
 use crate::store::cold::Sequential;
 use crate::store::config::PartitionConfig;
@@ -81,13 +82,14 @@ impl Compactor {
                 };
                 let (flow, bytes);
                 (source, mapping, flow, bytes) = self.env.offload(read).await?;
+                self.shared.compaction.read(bytes);
                 if flow.is_break() {
                     return Ok(mapping.finish());
                 }
                 if bytes == 0 {
                     break;
                 }
-                self.pause(bytes).await;
+                self.pause(bytes).await?;
             }
         }
         Ok(mapping.finish())
@@ -97,7 +99,17 @@ impl Compactor {
         let Segment { base, generation, size, next, .. } = *segment;
         let name = Name { partition: partition.id, segment: base, generation, suffix: Suffix::Log };
         let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
-        Ok(self.env.offload(move || Sequential::open(&*disk, &shared.handles, name, size, next)).await?)
+        match self.env.offload(move || Sequential::open(&*disk, &shared.handles, name, size, next)).await {
+            Err(Error::Io(error))
+                if error.kind() == io::ErrorKind::NotFound
+                    && !partition.is_closed()
+                    && partition.read_view().has((base, generation)) =>
+            {
+                let place = self.shared.handles.path(name).display().to_string();
+                Err(Halt::Aside(Error::Corrupt { place, detail: "the file of a segment is missing".to_owned() }))
+            }
+            source => Ok(source?),
+        }
     }
 
     /// Writes a group anew and puts that into its place.
@@ -113,12 +125,11 @@ impl Compactor {
         // What did not get its place is of no use to anybody.
         let unused = match &replaced {
             Ok((_, kept)) => !kept,
-            Err(halt) => matches!(halt, Halt::Later(_) | Halt::Aside(_)),
+            Err(halt) => !matches!(halt, Halt::Stopped | Halt::Failed(_)),
         };
         if unused {
-            let (shared, disk, partition) = (Arc::clone(&self.shared), self.env.disk(), Arc::clone(partition));
-            let discard = move || Output::discard(&*disk, &shared.handles, &partition, generation);
-            self.env.offload(discard).await.map_err(Halt::Failed)?;
+            // Where that does not work it is remembered.
+            let _ = self.discard(Replaced { partition: partition.id, base: Offset(0), generation, size: 0 }).await;
         }
         Ok(replaced?.0)
     }
@@ -137,7 +148,7 @@ impl Compactor {
             let (group, interval) = (group.to_vec(), config.index_interval_bytes);
             move || Output::begin(&*disk, &shared.handles, &partition, &group, generation, interval)
         };
-        let begun = self.env.offload(begin).await.map_err(Halt::of_write)?;
+        let begun = self.env.offload(begin).await?;
         let output = begun.ok_or(Halt::Later("it was deleted"))?;
         let (cleaner, output) = self.write(partition, group, cleaner, output).await?;
         if output.is_same() {
@@ -151,12 +162,14 @@ impl Compactor {
             let before = group[0].clone();
             move || output.finish(&*disk, &shared.handles, &partition, &before, &left)
         };
-        let new = self.env.offload(finish).await.map_err(Halt::of_write)?;
+        let new = self.env.offload(finish).await?;
         let kept = new.is_some();
-        partition.swap(&Swap { old: group.to_vec(), new, void }).map_err(|refused| match refused {
+        let forgotten = partition.swap(&Swap { old: group.to_vec(), new, void }).map_err(|refused| match refused {
             Refused::Held => Halt::Later("it is held"),
             Refused::Gone => Halt::Later("it was trimmed or deleted"),
         })?;
+        self.shared.tail.forgotten(forgotten);
+        self.shared.compaction.replaced(group.len());
         self.shared.cursors.forget(partition.id);
         self.replaced.extend(group.iter().map(|old| {
             let Segment { base, generation, size, .. } = *old;
@@ -176,20 +189,27 @@ impl Compactor {
             let mut source = self.source(partition, segment).await?;
             loop {
                 self.goes_on()?;
-                let shared = Arc::clone(&self.shared);
+                let (shared, disk, room) = (Arc::clone(&self.shared), self.env.disk(), self.room.clone());
                 let step = move || -> Result<_, Halt> {
                     let batches = source.next(&shared.handles, CHUNK)?;
                     let bytes = bytes_of(&batches);
                     let left = clean(&mut cleaner, batches, &mut output)?;
-                    output.write(&left).map_err(Halt::of_write)?;
+                    // The reserve is not for this.
+                    room.look(&*disk, &shared.flush);
+                    if shared.flush.is_full() {
+                        return Err(Halt::Full);
+                    }
+                    output.write(&left)?;
                     Ok((source, cleaner, output, bytes, bytes_of(&left)))
                 };
                 let (bytes_in, bytes_out);
                 (source, cleaner, output, bytes_in, bytes_out) = self.env.offload(step).await?;
+                self.shared.compaction.read(bytes_in);
+                self.shared.compaction.wrote(bytes_out);
                 if bytes_in == 0 {
                     break;
                 }
-                self.pause(bytes_in + bytes_out).await;
+                self.pause(bytes_in + bytes_out).await?;
             }
         }
         Ok((cleaner, output))
@@ -212,17 +232,4 @@ fn clean(cleaner: &mut Cleaner, batches: Vec<Batch>, output: &mut Output) -> Res
 
 fn bytes_of(batches: &[Batch]) -> usize {
     batches.iter().map(Batch::size).sum()
-}
-
-impl Halt {
-    /// A write to a new segment, or its sync, has failed.
-    fn of_write(error: io::Error) -> Halt {
-        match error.kind() {
-            io::ErrorKind::StorageFull => Halt::Later("the disk is full"),
-            io::ErrorKind::FileTooLarge => Halt::Aside(crate::Error::Io(error)),
-            // The directory went with the partition.
-            io::ErrorKind::NotFound => Halt::Later("it was deleted"),
-            _ => Halt::Failed(error),
-        }
-    }
 }

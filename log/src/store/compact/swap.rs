@@ -9,9 +9,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::super::partition::{Aborted, Compaction, Partition, View};
+use super::super::partition::{Compaction, Forgotten, Partition, View};
+use super::aborted::Void;
 use crate::env::Disk;
-use crate::record::{Batch, Offset, TopicPartition};
+use crate::record::{Offset, TopicPartition};
 use crate::store::handles::Handles;
 use crate::store::layout;
 use crate::store::segment::Segment;
@@ -23,7 +24,7 @@ pub(crate) struct Swap {
     /// None: nothing of them is left.
     pub(in crate::store) new: Option<Segment>,
     /// Aborted transactions of which nothing is left.
-    pub void: Vec<Aborted>,
+    pub void: Void,
 }
 
 /// Why a swap was not made.
@@ -36,14 +37,15 @@ pub(crate) enum Refused {
 }
 
 impl Partition {
-    /// Makes the swap, or nothing.
-    pub(in crate::store) fn swap(&self, swap: &Swap) -> Result<(), Refused> {
+    /// Makes the swap, or nothing. Returns what went from memory.
+    pub(in crate::store) fn swap(&self, swap: &Swap) -> Result<Forgotten, Refused> {
         let end = swap.old.last().map_or(Offset(0), |last| last.next);
-        self.unless_held(end, |view| if self.is_closed() { Err(Refused::Gone) } else { view.swap(swap, end) })
+        let forgotten = self
+            .unless_held(end, |view| if self.is_closed() { Err(Refused::Gone) } else { view.swap(swap, end) })
             .unwrap_or(Err(Refused::Held))?;
         // Only now: a checkpoint in between would have taken note without the change.
         self.touch();
-        Ok(())
+        Ok(forgotten)
     }
 
     /// A pass has come to its end.
@@ -58,7 +60,7 @@ impl Partition {
 }
 
 impl View {
-    fn swap(&mut self, swap: &Swap, end: Offset) -> Result<(), Refused> {
+    fn swap(&mut self, swap: &Swap, end: Offset) -> Result<Forgotten, Refused> {
         let Swap { old, new, void } = swap;
         let first = old.first().ok_or(Refused::Gone)?.base;
         let at = self.segments.partition_point(|segment| segment.base < first);
@@ -73,11 +75,9 @@ impl View {
         self.segments.splice(at..at + old.len(), new.clone());
         self.aborted.retain(|aborted| !void.contains(aborted));
         // Readers see all of it from the files, or some would see what others do not.
-        while self.hot.front().is_some_and(|batch: &Batch| batch.next_offset() <= end) {
-            self.hot.pop_front();
-        }
+        let forgotten = self.forget_hot(|batch| batch.next_offset() <= end);
         self.compaction.swapped = self.compaction.swapped.max(end);
-        Ok(())
+        Ok(forgotten)
     }
 }
 

@@ -18,11 +18,14 @@ use crate::Error;
 use crate::env::{Env, Lock};
 use crate::record::TopicPartition;
 use crate::store::partition::Partition;
+use crate::store::room::Room;
 use crate::store::shard::Message;
-use crate::store::{Shared, Stage, shard_of};
+use crate::store::{Shared, Stage, Waits, shard_of, stops};
 
 /// Bytes of replaced segments that wait for a checkpoint, at most about: beyond, one is taken in the midst of a round.
 const REPLACED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// How often the time until a partition is tried again doubles: from 15 seconds to an hour.
+const DOUBLINGS_MAX: u32 = 8;
 
 /// Limits of compaction, see [`crate::NodeConfig`].
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +42,16 @@ pub(in crate::store) struct Compactor {
     pub config: CompactConfig,
     /// Weak: when everybody else is gone the shards end.
     pub shards: Vec<mpsc::WeakSender<Message>>,
-    pub checkpoints: mpsc::Sender<oneshot::Sender<()>>,
+    pub room: Room,
+    pub checkpoints: mpsc::Sender<Waits>,
     /// Somebody wants everything compacted that is due.
-    pub requests: mpsc::Receiver<oneshot::Sender<()>>,
+    pub requests: mpsc::Receiver<Waits>,
     /// The store stops when this says so, or nobody is left to say it.
     pub stop: watch::Receiver<Stage>,
     /// Nobody else may open the directory before this task has ended.
     pub _lock: Arc<dyn Lock>,
     pub known: BTreeMap<TopicPartition, Known>,
-    /// Of this round.
+    /// Of this round, and of those before that had no checkpoint, or could not remove it.
     pub replaced: Vec<Replaced>,
 }
 
@@ -60,16 +64,26 @@ pub(in crate::store) struct Known {
     aside: bool,
     /// When tombstones and markers alone may be reason for a pass again.
     expiry_from_ms: i64,
+    /// How many passes one after the other have met trouble, and when it is tried again.
+    troubles: u32,
+    again_at: Duration,
 }
 
 /// Why a pass, or everything, ends.
+#[derive(Debug)]
 pub(super) enum Halt {
     /// The log stops.
     Stopped,
     /// Nothing is wrong: later it may go.
     Later(&'static str),
+    /// The disk is full: nothing of any partition is written anew.
+    Full,
+    /// A call to the system has failed on which nothing hangs that was acknowledged: it is tried again after a while.
+    Trouble(Error),
     /// The partition cannot be compacted before somebody has looked.
     Aside(Error),
+    /// Packed anew a segment would be larger than one may be.
+    TooLarge,
     /// A write has failed: nobody knows what is on the disk.
     Failed(io::Error),
 }
@@ -86,7 +100,38 @@ impl From<Error> for Halt {
     fn from(error: Error) -> Halt {
         match error {
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => Halt::Later("it was trimmed or deleted"),
-            error => Halt::Aside(error),
+            Error::Corrupt { .. } => Halt::Aside(error),
+            error => Halt::Trouble(error),
+        }
+    }
+}
+
+impl Halt {
+    /// Of a call that makes or removes names.
+    pub fn of_call(error: io::Error) -> Halt {
+        match error.kind() {
+            io::ErrorKind::StorageFull => Halt::Full,
+            // The directory went with the partition.
+            io::ErrorKind::NotFound => Halt::Later("it was deleted"),
+            _ => Halt::Trouble(Error::Io(error)),
+        }
+    }
+
+    /// Of a write to a new segment.
+    pub fn of_write(error: io::Error) -> Halt {
+        match error.kind() {
+            io::ErrorKind::StorageFull => Halt::Full,
+            io::ErrorKind::FileTooLarge => Halt::TooLarge,
+            _ => Halt::Failed(error),
+        }
+    }
+
+    /// Of a sync. Whatever the reason, it is not to be tried again.
+    pub fn of_sync(error: io::Error) -> Halt {
+        match error.kind() {
+            // The directory went with the partition.
+            io::ErrorKind::NotFound => Halt::Later("it was deleted"),
+            _ => Halt::Failed(error),
         }
     }
 }
@@ -100,63 +145,133 @@ impl Compactor {
                 biased;
                 () = shared.wal.stopped() => return,
                 // Said, or everybody is gone: either way it is over.
-                _ = self.stop.wait_for(|stage| *stage != Stage::Runs) => return,
+                _ = self.stop.wait_for(|stage| stage.stops()) => return,
                 request = self.requests.recv() => match request {
                     Some(done) => Some(done),
                     None => return,
                 },
                 () = self.env.sleep(self.config.interval) => None,
             };
-            match self.round().await {
-                Ok(()) => drop(request.map(|done| done.send(()))),
-                Err(Halt::Failed(error)) => {
-                    self.shared.wal.set_poison("a write of compaction", &error);
-                    return;
-                }
-                Err(Halt::Stopped | Halt::Later(_) | Halt::Aside(_)) => return,
+            let done = match self.round(request.is_some()).await {
+                Ok(()) => Ok(()),
+                Err(Halt::Stopped) => return,
+                Err(Halt::Failed(error)) => return self.shared.wal.set_poison("a write of compaction", &error),
+                Err(Halt::Later(reason)) => Err(Error::Busy(reason)),
+                Err(Halt::Full) => Err(Error::Busy("the disk is full")),
+                Err(Halt::TooLarge) => Err(Error::Busy("a segment would be too large")),
+                Err(Halt::Trouble(error) | Halt::Aside(error)) => Err(error),
+            };
+            if let Err(error) = &done {
+                tracing::debug!(%error, "a round of compaction was not all that was due");
             }
+            drop(request.map(|request| request.send(done)));
         }
     }
 
-    /// Compacts every partition that is due, the most urgent first.
-    async fn round(&mut self) -> Result<(), Halt> {
+    async fn round(&mut self, asked: bool) -> Result<(), Halt> {
+        let passed = self.passes(asked).await;
+        if let Err(Halt::Stopped | Halt::Failed(_)) = passed {
+            return passed;
+        }
+        self.note_dirt();
+        // On a full disk above all: that gives room.
+        self.remove_replaced().await?;
+        passed
+    }
+
+    /// Tells how much is left to be done.
+    fn note_dirt(&self) {
+        let now_ms = self.env.now_ms();
+        let ratio = |partition: Arc<Partition>| {
+            let limits = limits(&partition, now_ms, true, false);
+            let config = partition.config();
+            partition.read_view().dirty_ratio(&config, &limits)
+        };
+        let most = self.shared.stable.partitions().into_iter().map(ratio).fold(0.0, f64::max);
+        self.shared.compaction.found_dirty(most);
+    }
+
+    /// Whether the disk is full: the reserve is not for compaction.
+    async fn is_full(&self) -> bool {
+        let (shared, disk, room) = (Arc::clone(&self.shared), self.env.disk(), self.room.clone());
+        self.env.offload(move || room.look(&*disk, &shared.flush)).await;
+        self.shared.flush.is_full()
+    }
+
+    /// Compacts every partition that is due, the most urgent first; `asked`: those that met trouble, too, whenever that
+    /// was. At the end the first trouble is told.
+    async fn passes(&mut self, asked: bool) -> Result<(), Halt> {
+        if self.is_full().await {
+            return Err(Halt::Full);
+        }
+        let mut trouble = Ok(());
         let open: BTreeSet<TopicPartition> = self.shared.stable.partitions().iter().map(|p| p.id).collect();
         self.known.retain(|id, _| open.contains(id));
         let mut done = BTreeSet::new();
-        let soon = self.due(&done, true).await?;
+        let soon = self.due(&done, true, asked, &mut trouble).await?;
         if !soon.is_empty() {
             // What was sealed lately may be in memory only.
             soon.into_iter().for_each(|(partition, _)| self.shared.flush.seal(partition));
             self.shared.all_flushed().await.ok_or(Halt::Stopped)?;
         }
         loop {
-            let due = self.due(&done, false).await?.into_iter();
+            let due = self.due(&done, false, asked, &mut trouble).await?.into_iter();
             let most = due.max_by(|(_, one), (_, other)| one.urgency.total_cmp(&other.urgency));
             let Some((partition, work)) = most else { break };
             self.goes_on()?;
+            if self.is_full().await {
+                return Err(Halt::Full);
+            }
+            let began = self.env.monotonic();
             match self.pass(&partition, &work).await {
                 Ok(pass) => {
+                    self.shared.compaction.passed(self.env.monotonic() - began, self.env.now_ms());
                     if !pass.full {
                         done.insert(partition.id);
                     }
+                    self.known.entry(partition.id).or_default().troubles = 0;
                     self.note(&partition, &work, &pass.stats, pass.full);
                 }
                 Err(Halt::Later(reason)) => {
                     done.insert(partition.id);
                     tracing::debug!(partition = ?partition.id, reason, "compaction has to wait");
                 }
+                Err(Halt::Trouble(error)) => {
+                    done.insert(partition.id);
+                    let again_in = self.trouble(partition.id);
+                    tracing::warn!(%error, partition = ?partition.id, ?again_in, "a partition could not be compacted");
+                    trouble = trouble.and(Err(Halt::Trouble(error)));
+                }
                 Err(Halt::Aside(error)) => {
                     self.known.entry(partition.id).or_default().aside = true;
                     tracing::error!(%error, partition = ?partition.id, "a partition is not compacted any more: it cannot be read");
                 }
-                Err(halt) => return Err(halt),
+                Err(Halt::TooLarge) => {
+                    self.known.entry(partition.id).or_default().aside = true;
+                    tracing::error!(
+                        partition = ?partition.id,
+                        "a partition is not compacted any more: packed anew, a segment of it would have over 2 GiB; \
+                         give its topic a smaller segment.bytes"
+                    );
+                }
+                Err(halt @ (Halt::Stopped | Halt::Full | Halt::Failed(_))) => return Err(halt),
             }
             if self.replaced.iter().map(|replaced| u64::from(replaced.size)).sum::<u64>() >= REPLACED_BYTES_MAX {
                 self.remove_replaced().await?;
             }
             self.env.step().await;
         }
-        self.remove_replaced().await
+        trouble
+    }
+
+    /// A pass over this partition has met trouble. Returns the time until it is tried again.
+    fn trouble(&mut self, partition: TopicPartition) -> Duration {
+        let now = self.env.monotonic();
+        let known = self.known.entry(partition).or_default();
+        let again_in = self.config.interval.saturating_mul(1 << known.troubles.min(DOUBLINGS_MAX));
+        known.troubles = known.troubles.saturating_add(1);
+        known.again_at = now.saturating_add(again_in);
+        again_in
     }
 
     /// The partitions that need a pass, of those that were not done in this round.
@@ -164,25 +279,30 @@ impl Compactor {
         &mut self,
         done: &BTreeSet<TopicPartition>,
         as_if_flushed: bool,
+        asked: bool,
+        trouble: &mut Result<(), Halt>,
     ) -> Result<Vec<(Arc<Partition>, Work)>, Halt> {
-        let now_ms = self.env.now_ms();
+        let (now_ms, now) = (self.env.now_ms(), self.env.monotonic());
         let mut due = Vec::new();
         for partition in self.shared.stable.partitions() {
             let config = partition.config();
             if !config.compact || done.contains(&partition.id) || partition.check().is_err() {
                 continue;
             }
-            let known = self.known(&partition).await?;
-            if known.aside {
+            let known = match self.known(&partition).await {
+                Ok(known) => known,
+                Err(error) => {
+                    tracing::warn!(%error, partition = ?partition.id, "what is left of earlier passes could not be removed");
+                    if trouble.is_ok() {
+                        *trouble = Err(Halt::Trouble(error));
+                    }
+                    continue;
+                }
+            };
+            if known.aside || (known.again_at > now && !asked) {
                 continue;
             }
-            let limits = Limits {
-                now_ms,
-                last_stable: partition.last_stable(),
-                held_from: partition.held_from(),
-                as_if_flushed,
-                expiry: now_ms >= known.expiry_from_ms,
-            };
+            let limits = limits(&partition, now_ms, as_if_flushed, now_ms >= known.expiry_from_ms);
             let work = partition.read_view().compactable(&config, &limits);
             due.extend(work.map(|work| (partition, work)));
         }
@@ -190,13 +310,13 @@ impl Compactor {
     }
 
     /// What is remembered of a partition; the first time, what a crash has left is swept away.
-    async fn known(&mut self, partition: &Arc<Partition>) -> Result<Known, Halt> {
+    async fn known(&mut self, partition: &Arc<Partition>) -> Result<Known, Error> {
         if let Some(known) = self.known.get(&partition.id) {
             return Ok(*known);
         }
         let (shared, disk, swept) = (Arc::clone(&self.shared), self.env.disk(), Arc::clone(partition));
         let sweep = move || swap::sweep(&*disk, &shared.handles, &swept);
-        let generation = self.env.offload(sweep).await.map_err(Halt::Failed)?;
+        let generation = self.env.offload(sweep).await?;
         let known = Known { generation, ..Known::default() };
         self.known.insert(partition.id, known);
         Ok(known)
@@ -244,27 +364,54 @@ impl Compactor {
         }
         let (done, outcome) = oneshot::channel();
         self.checkpoints.send(done).await.map_err(|_| Halt::Stopped)?;
-        outcome.await.map_err(|_| Halt::Stopped)?;
-        for Replaced { partition, base, generation, .. } in std::mem::take(&mut self.replaced) {
-            self.goes_on()?;
-            let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
-            let remove = move || shared.handles.remove(&*disk, partition, base, generation);
-            self.env.offload(remove).await.map_err(Halt::Failed)?;
+        match outcome.await {
+            Ok(Ok(())) => {}
+            Ok(Err(Error::Busy(_))) => return Err(Halt::Full),
+            Ok(Err(error)) => return Err(Halt::Trouble(error)),
+            Err(_) => return Err(Halt::Stopped),
         }
-        Ok(())
+        let mut trouble = Ok(());
+        for replaced in std::mem::take(&mut self.replaced) {
+            self.goes_on()?;
+            let removed = self.discard(replaced).await;
+            trouble = trouble.and(removed);
+        }
+        trouble.map_err(Halt::Trouble)
+    }
+
+    /// Removes the files of a segment that is not in use; later, where that does not work.
+    pub(super) async fn discard(&mut self, replaced: Replaced) -> Result<(), Error> {
+        let Replaced { partition, base, generation, .. } = replaced;
+        let (shared, disk) = (Arc::clone(&self.shared), self.env.disk());
+        let remove = move || shared.handles.remove(&*disk, partition, base, generation);
+        let removed = self.env.offload(remove).await;
+        if let Err(error) = &removed {
+            tracing::warn!(%error, ?partition, base = base.0, generation, "a segment that is not in use was not removed");
+            self.replaced.push(replaced);
+        }
+        Ok(removed?)
     }
 
     /// An error when the store stops. Nothing is left half done: a step on the disk is never dropped in its midst.
     pub(super) fn goes_on(&self) -> Result<(), Halt> {
-        let stops = *self.stop.borrow() != Stage::Runs || self.stop.has_changed().is_err();
-        if stops || self.shared.wal.poisoned().borrow().is_some() { Err(Halt::Stopped) } else { Ok(()) }
+        if stops(&self.stop) || self.shared.wal.poisoned().borrow().is_some() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
     /// Keeps to the rate.
-    pub(super) async fn pause(&self, bytes: usize) {
+    pub(super) async fn pause(&self, bytes: usize) -> Result<(), Halt> {
         let rate = self.config.bytes_per_second;
-        if let Some(us) = (bytes as u64).saturating_mul(1_000_000).checked_div(rate) {
-            self.env.sleep(Duration::from_micros(us).min(Duration::from_secs(1))).await;
+        let Some(us) = (bytes as u64).saturating_mul(1_000_000).checked_div(rate) else { return Ok(()) };
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = self.shared.wal.stopped() => Err(Halt::Stopped),
+            _ = stop.wait_for(|stage| stage.stops()) => Err(Halt::Stopped),
+            () = self.env.sleep(Duration::from_micros(us)) => Ok(()),
         }
     }
+}
+
+fn limits(partition: &Partition, now_ms: i64, as_if_flushed: bool, expiry: bool) -> Limits {
+    let (last_stable, held_from) = (partition.last_stable(), partition.held_from());
+    Limits { now_ms, last_stable, held_from, as_if_flushed, expiry }
 }

@@ -40,7 +40,7 @@ impl Shard {
             let (base_offset, Some(next)) = show(partition, batch, slot.place(run.file)) else { continue };
             *when = When::Shown;
             moved.insert(partition.id, next);
-            hot.push((Arc::downgrade(partition), batch.size()));
+            hot.push((Arc::downgrade(partition), next, batch.size()));
             answers.extend(durable.take().map(|done| (done, Arc::clone(partition), base_offset, *append_time_ms)));
         }
         self.publish(moved, hot, answers);
@@ -63,7 +63,7 @@ impl Shard {
                     if let Some(next) = next {
                         if when != When::Shown {
                             moved.insert(partition.id, next);
-                            hot.push((Arc::downgrade(&partition), batch.size()));
+                            hot.push((Arc::downgrade(&partition), next, batch.size()));
                         }
                         let Slot { segment, position, producers, .. } = slot;
                         let partition = Arc::clone(&partition);
@@ -99,7 +99,7 @@ impl Shard {
     fn publish(
         &self,
         moved: BTreeMap<TopicPartition, Offset>,
-        hot: Vec<(Weak<Partition>, usize)>,
+        hot: Vec<(Weak<Partition>, Offset, usize)>,
         answers: Vec<Answer>,
     ) {
         let moved: Vec<(TopicPartition, Offset)> = moved.into_iter().collect();

@@ -43,6 +43,8 @@ struct Inner {
     wanted: bool,
     /// The disk has no room for another file: a checkpoint gives some.
     starved: bool,
+    /// What is written next begins another file.
+    rolls: bool,
     /// A checkpoint is being taken, or none can be yet: what is waited for must be written, room or not.
     pressing: bool,
 }
@@ -105,6 +107,15 @@ impl Files {
     pub fn count(&self) -> usize {
         let inner = self.lock();
         inner.needed.len() + inner.free.len() + usize::from(inner.prepared.is_some())
+    }
+
+    /// What is written next begins another file: a checkpoint is to pass what stands in this one.
+    pub fn roll(&self) {
+        self.lock().rolls = true;
+    }
+
+    pub fn take_roll(&self) -> bool {
+        std::mem::take(&mut self.lock().rolls)
     }
 
     /// The writer wants the next file to be prepared.
@@ -201,14 +212,16 @@ impl Files {
             if free != number {
                 disk.rename(&self.path(free), &path)?;
                 if !Mutant::UsedLogFileUnnamed.is_on() {
-                    disk.sync_dir(&self.dir)?;
+                    // Whatever the reason, it is not to be tried again.
+                    disk.sync_dir(&self.dir).map_err(io::Error::other)?;
                 }
             }
             return disk.open(&path, Open::Write);
         }
         let file = disk.open(&path, Open::Create)?;
         let filled = self.reserve(&*file).and_then(|()| if written { self.fill(&*file) } else { Ok(()) });
-        let named = || if Mutant::NewLogFileUnnamed.is_on() { Ok(()) } else { disk.sync_dir(&self.dir) };
+        let sync_dir = || disk.sync_dir(&self.dir).map_err(io::Error::other);
+        let named = || if Mutant::NewLogFileUnnamed.is_on() { Ok(()) } else { sync_dir() };
         if let Err(error) = filled.and_then(|()| named()) {
             // It was never part of the log.
             drop(file);

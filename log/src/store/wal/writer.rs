@@ -5,14 +5,17 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
+
 use super::files::Files;
 use super::format::{ENTRY_HEADER, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader};
 use super::{Acknowledge, Item, Wal};
 use crate::env::mutant::Mutant;
 use crate::env::{Env, File, Lock};
 use crate::record::BATCH_HEADER;
+use crate::store::Stage;
 use crate::store::flush::Flush;
-use crate::store::room::FULL_INTERVAL;
+use crate::store::room::{FULL_INTERVAL, FULL_TRIES};
 
 /// Bodies up to this size are copied beside their headers: one slice instead of two for the system to walk.
 const COPY_MAX: usize = 4096;
@@ -43,6 +46,7 @@ pub(in crate::store) struct Writer {
     pub file_bytes: u64,
     pub group_bytes: usize,
     pub acknowledge: Acknowledge,
+    pub stop: watch::Receiver<Stage>,
     /// Of the data directory: nobody else opens it while this writes.
     pub _lock: Arc<dyn Lock>,
 }
@@ -98,8 +102,8 @@ impl Writer {
         let began = self.env.monotonic();
         file.file.write_at(file.end, &all)?;
         let written = self.env.monotonic();
-        #[cfg(test)]
-        if self.acknowledge == Acknowledge::BeforeSync {
+        let early = self.acknowledge != Acknowledge::AfterSync || Mutant::AcknowledgedBeforeSync.is_on();
+        if early {
             self.wal.complete(group, file.number);
             self.env.step().await;
         }
@@ -124,25 +128,32 @@ impl Writer {
         figures.bytes.fetch_add((GROUP_HEADER + body) as u64, Ordering::Relaxed);
         figures.write_us.fetch_add((written - began).as_micros() as u64, Ordering::Relaxed);
         figures.sync_us.fetch_add((synced - written).as_micros() as u64, Ordering::Relaxed);
-        if self.acknowledge == Acknowledge::AfterSync {
+        if !early {
             self.wal.complete(group, file.number);
         }
         Ok(())
     }
 
-    /// Takes the next file where `bytes` do not fit into the current one; returns the header it is to begin with.
+    /// Takes the next file where `bytes` do not fit into the current one, or somebody wants another; returns the header it is to begin with.
     async fn make_room(&mut self, bytes: u64) -> std::io::Result<Option<[u8; FILE_HEADER]>> {
-        if self.end.file.as_ref().is_some_and(|file| file.end + bytes <= self.file_bytes) {
+        let rolls = self.files.take_roll();
+        let goes_on = |file: &OpenFile| file.end + bytes <= self.file_bytes && (!rolls || file.end == 0);
+        if self.end.file.as_ref().is_some_and(goes_on) {
             return Ok(None);
         }
         let number = self.end.next_number;
         let generation = self.env.random_u64();
         let disk = self.env.disk();
+        let mut tries = 0;
         let file = loop {
             match self.files.take(&*disk, number).await {
                 // Nothing is lost by waiting: what is to be written was not acknowledged.
                 Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
                     self.flush.set_full();
+                    tries += 1;
+                    if tries > FULL_TRIES && !self.runs() {
+                        return Err(self.no_room());
+                    }
                     self.env.sleep(FULL_INTERVAL).await;
                 }
                 taken => break taken?,
@@ -151,6 +162,17 @@ impl Writer {
         self.end.next_number += 1;
         self.end.file = Some(OpenFile { number, generation, file, end: 0 });
         Ok(Some(FileHeader { number, generation, first_sequence: self.end.next_sequence }.encode()))
+    }
+
+    /// Whether nobody waits for the log to open or to end.
+    fn runs(&self) -> bool {
+        *self.stop.borrow() == Stage::Runs && self.stop.has_changed().is_ok()
+    }
+
+    fn no_room(&self) -> std::io::Error {
+        let (dir, bytes) = (self.files.dir().display(), self.file_bytes);
+        let what = format!("the disk is full: make room for {bytes} bytes at {dir} and start again");
+        std::io::Error::new(std::io::ErrorKind::StorageFull, what)
     }
 }
 

@@ -1,6 +1,9 @@
 //! A disk that fills up: producers are told to come again, what was acknowledged reaches its segment, the log's own
 //! records and deletions have a reserve, and all goes on when there is room.
 
+mod opens;
+mod stops;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +11,7 @@ use std::time::Duration;
 use super::clients::{STEPS, record, run_clients};
 use super::config;
 use super::model::{Shared, lock, read_all, verify};
-use crate::env::SimDisk;
+use crate::env::{Disk, SimDisk};
 use crate::node::{Node, NodeConfig};
 use crate::store::Acknowledge;
 use crate::{Cluster, Env, Error, Isolation, NewTopic, Offset, TopicPartition};
@@ -18,6 +21,18 @@ const PAGE: u64 = 4096;
 async fn open(env: &Env, reserve_bytes: u64) -> Result<Arc<Node>, Error> {
     let config = NodeConfig { reserve_bytes, ..config(Acknowledge::AfterSync) };
     Node::open(env.clone(), Path::new("/data"), config).await
+}
+
+/// How many pages are free on a disk that has a limit.
+fn free_pages(disk: &SimDisk) -> u64 {
+    disk.free_bytes(Path::new("/")).unwrap() / PAGE
+}
+
+/// How many pages the files take. The disk has a limit then that is far away.
+fn used_pages(disk: &SimDisk) -> u64 {
+    const MANY: u64 = 1 << 30;
+    disk.set_capacity(Some(MANY * PAGE));
+    MANY - free_pages(disk)
 }
 
 async fn create(node: &Node, name: &str) -> Result<TopicPartition, Error> {
