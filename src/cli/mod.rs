@@ -127,8 +127,23 @@ impl From<crate::server::Error> for Failure {
     }
 }
 
-/// Does what the arguments say; must be called within a runtime.
-pub async fn run(arguments: Arguments) -> ExitCode {
+/// Reads the command line and does what it says, in a runtime of its own.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no threads to run on: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(arguments));
+    // What still runs has had its time in the clean stop; it ends with the process, and nothing is freed before.
+    std::mem::forget(runtime);
+    code
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Dev(arguments) => {
             log_to_stderr("info");

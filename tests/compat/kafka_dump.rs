@@ -1,6 +1,8 @@
 //! Apache Kafka's own dump tool reads the segments of a data directory and agrees with what clients wrote. Needs a JVM:
 //! `tests/run --jvm`.
 
+mod compacted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,8 +79,10 @@ struct Batch {
     producer_id: i64,
     producer_epoch: i64,
     base_sequence: i64,
+    records: i64,
     transactional: bool,
     control: bool,
+    delete_horizon_ms: Option<i64>,
 }
 
 #[test]
@@ -350,7 +354,9 @@ fn segments(partition: &Path) -> Vec<Segment> {
         }
         Segment { base, log, batches }
     };
-    logs.map(segment).collect()
+    let mut segments: Vec<Segment> = logs.map(segment).collect();
+    segments.sort_by_key(|segment| segment.base);
+    segments
 }
 
 impl Segment {
@@ -380,6 +386,9 @@ impl Batch {
             producer_id: number(43, 8),
             producer_epoch: number(51, 2),
             base_sequence: number(53, 4),
+            records: number(57, 4),
+            // It stands where the first timestamp stood.
+            delete_horizon_ms: (number(21, 2) & 0x40 != 0).then(|| number(27, 8)),
         }
     }
 
@@ -395,8 +404,13 @@ impl Batch {
             producer_id: line.number("producerId"),
             producer_epoch: line.number("producerEpoch"),
             base_sequence: line.number("baseSequence"),
+            records: line.number("count"),
             transactional: line.text("isTransactional") == Some("true"),
             control: line.text("isControl") == Some("true"),
+            delete_horizon_ms: line.text("deleteHorizonMs").and_then(|text| {
+                let number = text.strip_prefix("OptionalLong[")?.strip_suffix(']')?;
+                Some(number.parse().unwrap_or_else(|e| panic!("{text}: {e}")))
+            }),
         }
     }
 }

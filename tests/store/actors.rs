@@ -8,23 +8,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::history::{At, History, Log, Logs, Told};
+use bytes::Bytes;
+use kafka_protocol::records;
+use serde_json::Value;
+
+use super::history::{At, History, Log, Logs, Told, Transaction};
 use crate::support::block_on;
 use crate::support::broker::{Broker, OFFSET_OUT_OF_RANGE};
 use crate::support::clients::try_text_rows;
 
-/// A confluent-kafka producer that writes `NAME.N.…` to the partitions in turn until its input ends.
+/// A confluent-kafka producer that writes `NAME.N.…` to the partitions in turn until its input ends; where its topic is
+/// compacted `NAME.N.KEY.…` under that key, and now and then a tombstone, called `NAME.N.KEY.-`.
 pub struct Producer {
     child: Child,
-    name: String,
-    topic: String,
-    partitions: i32,
+    topic: Produced,
+}
+
+/// What a producer writes, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Produced {
+    pub writer: &'static str,
+    pub topic: &'static str,
+    pub partitions: i32,
+    pub keyed: bool,
+    /// Records in a second, at the most.
+    pub rate: u32,
 }
 
 const SCRIPT: &str = r#"
 import sys, threading, time
 from confluent_kafka import Producer
-broker, name, topic, partitions, rate = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+broker, name, topic, partitions, rate, keyed = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6] == "keyed"
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
 acked, failed = [], []
@@ -36,11 +50,17 @@ def done(n):
         if e: failed.append((n, str(e)))
         else: acked.append((m.partition(), m.offset(), n))
     return on
+def record(n):
+    if not keyed: return dict(value="%s.%d.%s" % (name, n, "x" * (n * 37 % 4000)))
+    # Some keys at a time, often; they are left for others, with their last values or deleted.
+    key = "%d-%d" % (n // 2000, n * n % 61)
+    value = None if n % 7 == 3 else "%s.%d.%s.%s" % (name, n, key, "x" * (n * 37 % 600))
+    return dict(key=key, value=value, headers=[("n", "%s.%d" % (name, n))])
 n, began = 0, time.monotonic()
 while not stop.is_set():
     while True:
         try:
-            p.produce(topic, "%s.%d.%s" % (name, n, "x" * (n * 37 % 4000)), partition=n % partitions, on_delivery=done(n))
+            p.produce(topic, partition=n % partitions, on_delivery=done(n), **record(n))
             break
         except BufferError: p.poll(0.05)
     n += 1
@@ -52,21 +72,57 @@ print(n)
 for one in acked: print(*one)
 "#;
 
-fn value(name: &str, n: usize) -> String {
-    format!("{name}.{n}.{}", "x".repeat(n * 37 % 4000))
+impl Produced {
+    fn at(&self, partition: i32) -> At {
+        (self.topic.to_owned(), partition)
+    }
+
+    /// What record `n` is called.
+    fn value(&self, n: usize) -> String {
+        let writer = self.writer;
+        if !self.keyed {
+            return format!("{writer}.{n}.{}", "x".repeat(n * 37 % 4000));
+        }
+        let rest = if n % 7 == 3 { "-".to_owned() } else { "x".repeat(n * 37 % 600) };
+        format!("{writer}.{n}.{}-{}.{rest}", n / 2000, n * n % 61)
+    }
+}
+
+/// What a record is called: by its value, or by its header and key. One whose parts do not belong together has a name that
+/// nobody has given.
+fn called(key: Option<String>, value: Option<String>, header: Option<String>) -> String {
+    match (key, value) {
+        (None, Some(value)) if !value.starts_with('{') => value,
+        // A row of a table.
+        (_, Some(value)) if value.starts_with('{') => {
+            let row: Value = serde_json::from_str(&value).unwrap_or_else(|e| panic!("{value}: {e}"));
+            row["line"].as_str().expect("a line").to_owned()
+        }
+        (Some(key), Some(value)) if header.as_ref().is_some_and(|n| value.starts_with(&format!("{n}.{key}."))) => value,
+        (Some(key), None) => format!("{}.{key}.-", header.unwrap_or_default()),
+        (key, value) => format!("{value:?} under {key:?} of {header:?}"),
+    }
+}
+
+/// What a record is called as it lies in the log.
+pub fn called_in_log(record: &records::Record) -> String {
+    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("utf-8");
+    let header = record.headers.values().next().and_then(|value| value.as_ref().map(text));
+    called(record.key.as_ref().map(text), record.value.as_ref().map(text), header)
 }
 
 impl Producer {
-    pub fn start(kafka: SocketAddr, name: &str, topic: &str, partitions: i32, rate: u32) -> Self {
+    pub fn start(kafka: SocketAddr, topic: Produced) -> Self {
         let python = std::env::var("RIVERRUN_TEST_PYTHON").expect("RIVERRUN_TEST_PYTHON: run tests/run");
-        let (partitions_text, rate) = (partitions.to_string(), rate.to_string());
+        let Produced { writer, topic: name, partitions, keyed, rate } = topic;
         let child = Command::new(python)
-            .args(["-c", SCRIPT, &kafka.to_string(), name, topic, &partitions_text, &rate])
+            .args(["-c", SCRIPT, &kafka.to_string(), writer, name, &partitions.to_string(), &rate.to_string()])
+            .arg(if keyed { "keyed" } else { "plain" })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("python");
-        Self { child, name: name.to_owned(), topic: topic.to_owned(), partitions }
+        Self { child, topic }
     }
 
     /// Ends it when everything is acknowledged, and adds what it knows.
@@ -74,19 +130,19 @@ impl Producer {
         drop(self.child.stdin.take());
         let mut said = String::new();
         self.child.stdout.take().expect("piped").read_to_string(&mut said).expect("utf-8");
-        assert!(self.child.wait().expect("python").success(), "{} failed", self.name);
+        let topic = self.topic;
+        assert!(self.child.wait().expect("python").success(), "{topic:?} failed");
         let mut lines = said.lines();
         let tried: usize = lines.next().expect("a count").parse().expect("a number");
-        let at = |partition: i32| -> At { (self.topic.clone(), partition) };
         for n in 0..tried {
-            let partition = i32::try_from(n).expect("small") % self.partitions;
-            history.tried.entry(at(partition)).or_default().push(value(&self.name, n));
+            let partition = i32::try_from(n).expect("small") % topic.partitions;
+            history.tried.entry(topic.at(partition)).or_default().push(topic.value(n));
         }
         for line in lines {
             let numbers: Vec<i64> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
             let (partition, n) =
                 (i32::try_from(numbers[0]).expect("small"), usize::try_from(numbers[2]).expect("small"));
-            history.acknowledged.push(Told { at: at(partition), offset: numbers[1], value: value(&self.name, n) });
+            history.acknowledged.push(Told { at: topic.at(partition), offset: numbers[1], value: topic.value(n) });
         }
     }
 }
@@ -100,7 +156,7 @@ pub struct Actor<T> {
 }
 
 impl<T: Send + 'static> Actor<T> {
-    fn start(mut state: T, mut step: impl FnMut(&mut T) -> bool + Send + 'static) -> Self {
+    pub fn start(mut state: T, mut step: impl FnMut(&mut T) -> bool + Send + 'static) -> Self {
         let (stop, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, done) = (Arc::clone(&stop), Arc::clone(&steps));
         let thread = std::thread::spawn(move || {
@@ -154,19 +210,22 @@ fn follow(broker: &mut Broker, at: &At, seen: &mut Seen) -> std::io::Result<()> 
     }
     let next = seen.next.entry(at.clone()).or_default();
     match broker.read(topic, partition, *next)? {
-        Ok(records) => {
-            for record in records {
+        Ok(part) => {
+            for record in part.records {
                 assert!(record.offset >= *next, "{at:?} gives {} at {next}", record.offset);
                 *next = record.offset + 1;
                 // What a transaction holds is told when it is over.
-                if let (false, Some(value)) = (record.control || record.transactional, record.value) {
-                    let value = String::from_utf8(value.to_vec()).expect("utf-8");
-                    seen.read.push(Told { at: at.clone(), offset: record.offset, value });
+                if !record.control && !record.transactional {
+                    seen.read.push(Told { at: at.clone(), offset: record.offset, value: called_in_log(&record) });
                 }
             }
+            *next = part.next.max(*next);
         }
         Err(OFFSET_OUT_OF_RANGE) => {
-            let start = seen.bounds[at].last().expect("just asked").0;
+            // It has moved since it was asked for, or long before.
+            let bounds = broker.bounds(topic, partition)?.unwrap_or_else(|code| panic!("bounds of {at:?}: {code}"));
+            seen.bounds.entry(at.clone()).or_default().push(bounds);
+            let start = bounds.0;
             assert!(start > *next, "{at:?} is out of range at {next}, first offset {start}");
             *next = start;
         }
@@ -175,21 +234,22 @@ fn follow(broker: &mut Broker, at: &At, seen: &mut Seen) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Transactions that [`transactions`] has tried: their values, and whether it was told that they are committed.
-pub type Transactions = Vec<(Vec<String>, bool)>;
-
-/// Writes `tx.N.I` into both tables, in one transaction each time. The tables have one column, `line`.
-pub fn transactions(postgres: SocketAddr, tables: [&'static str; 2]) -> Actor<Transactions> {
+/// Writes `tx.N.I` into two tables with one column, `line`, and `tx.N.KEY.` into one with a key, `k`; in one transaction
+/// each time.
+pub fn transactions(postgres: SocketAddr, tables: [&'static str; 2], keyed: &'static str) -> Actor<Vec<Transaction>> {
     let url = format!("postgres://someone@{postgres}/riverrun");
-    Actor::start(Transactions::new(), move |tried| {
+    Actor::start(Vec::new(), move |tried| {
         let n = tried.len();
         let values: Vec<String> = (0..3 + n % 5).map(|i| format!("tx.{n}.{i}")).collect();
+        let key = format!("k{}", n * n % 23);
+        let row = format!("tx.{n}.{key}.");
         let insert = |table: &str, values: &[String]| {
             let rows: Vec<_> = values.iter().map(|value| format!("('{value}')")).collect();
             format!("INSERT INTO {table} VALUES {};", rows.join(", "))
         };
         let (one, other) = values.split_at(1 + n % 2);
-        let sql = format!("BEGIN; {} {} COMMIT", insert(tables[0], one), insert(tables[1], other));
+        let (one, other) = (insert(tables[0], one), insert(tables[1], other));
+        let sql = format!("BEGIN; {one} INSERT INTO {keyed} VALUES ('{key}', '{row}'); {other} COMMIT");
         block_on(async {
             let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await else {
                 return false;
@@ -197,13 +257,18 @@ pub fn transactions(postgres: SocketAddr, tables: [&'static str; 2]) -> Actor<Tr
             tokio::spawn(connection);
             let committed = match try_text_rows(&client, &sql).await {
                 Ok(_) => true,
-                Err(error) if error.as_db_error().is_none_or(|e| e.code().code().starts_with("57P")) => false,
+                Err(error) if error.as_db_error().is_none_or(is_over) => false,
                 Err(error) => panic!("{sql}: {error:?}"),
             };
-            tried.push((values, committed));
+            tried.push(Transaction { values, row, committed });
             committed
         })
     })
+}
+
+/// The program has ended, or is about to: somebody wants it to, or its disk has failed.
+fn is_over(error: &tokio_postgres::error::DbError) -> bool {
+    error.code().code().starts_with("57P") || error.code().code() == "58030"
 }
 
 /// All partitions as they are now.
@@ -218,10 +283,8 @@ pub fn logs(kafka: SocketAddr, partitions: &[At]) -> Logs {
     for topic in topics {
         for record in broker.topic(topic).records {
             let log = logs.get_mut(&(topic.clone(), record.partition)).expect("one of its partitions");
-            // A row of a table, or a value as it was produced.
-            let line = record.value.as_deref().filter(|value| value.starts_with('{')).and_then(|_| record.json());
-            let line = line.map(|row| row["line"].as_str().expect("a line").to_owned());
-            log.records.insert(record.offset, line.or(record.value).expect("a value"));
+            let header = record.headers.into_values().next();
+            log.records.insert(record.offset, called(record.key, record.value, header));
         }
     }
     logs

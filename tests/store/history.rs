@@ -3,6 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::compacted::{self, Pass};
+use super::deletions::{self, Deletion};
+use super::lives::{self, Life};
+
 /// A topic and a partition.
 pub type At = (String, i32);
 
@@ -10,8 +14,15 @@ pub type At = (String, i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
     Everything,
-    /// Everything from the first offset on: retention and deletion of records take from the front.
+    /// Everything from the first offset on: retention takes from the front.
     FromTheStart,
+    /// The same, and only as far as somebody has asked for: records are deleted by request alone.
+    FromWhereAsked,
+    /// The last record of each key, a tombstone for a while. Values name their key, see [`key_of`].
+    LastOfEachKey {
+        /// Retention and requests take from the front besides.
+        trimmed: bool,
+    },
 }
 
 /// A record as a client was told of it. Values are unlike each other in all of a history.
@@ -22,6 +33,17 @@ pub struct Told {
     pub value: String,
 }
 
+/// Rows written in one log transaction.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// To topics that keep everything.
+    pub values: Vec<String>,
+    /// To a compacted one.
+    pub row: String,
+    /// Whether its writer was told so.
+    pub committed: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// What writers have tried to write, in their order, whether anybody was told or not.
@@ -30,10 +52,15 @@ pub struct History {
     pub acknowledged: Vec<Told>,
     /// What readers were given.
     pub read: Vec<Told>,
-    /// First offset and end of a partition, as they were asked for one after the other.
-    pub bounds: BTreeMap<At, Vec<(i64, i64)>>,
-    /// Values written in one transaction, and whether its writer was told that it is committed.
-    pub transactions: Vec<(Vec<String>, bool)>,
+    /// First offset and end of a partition, as somebody asked for them, one after the other.
+    pub bounds: Vec<(At, Vec<(i64, i64)>)>,
+    pub transactions: Vec<Transaction>,
+    /// What was deleted of a partition by request, in order.
+    pub deletions: Vec<Deletion>,
+    /// Readings of compacted partitions from their beginning to their end, in order.
+    pub passes: BTreeMap<At, Vec<Pass>>,
+    /// Topics that were deleted and created again, in order.
+    pub lives: Vec<Life>,
 }
 
 /// A partition as it is at the end.
@@ -55,33 +82,47 @@ pub struct Checked {
     pub read: usize,
     pub bounds: usize,
     pub transactions: usize,
+    pub deletions: usize,
+    pub compacted: compacted::Checked,
+    pub lives: lives::Checked,
 }
 
-/// Offset identity, no loss, no phantom, no duplicate, order, monotone bounds, whole transactions.
+/// Offset identity, no loss, no phantom, no duplicate, order, monotone bounds, whole transactions; of compacted topics
+/// that the last of each key stays and nothing comes back; of deleted records and topics that they are gone.
 pub fn check(history: &History, logs: &Logs, kept: impl Fn(&str) -> Kept) -> Result<Checked, String> {
     let mut checked = Checked { bounds: bounds_only_grow(history, logs)?, ..Checked::default() };
     for (at, log) in logs {
-        if kept(&at.0) == Kept::Everything && log.start != 0 {
+        let kept = kept(&at.0);
+        if matches!(kept, Kept::Everything | Kept::LastOfEachKey { trimmed: false }) && log.start != 0 {
             return Err(format!("{at:?} starts at {}", log.start));
         }
         checked.records += nothing_else_is_there(at, log, history.tried.get(at).map_or(&[], Vec::as_slice))?;
+        if matches!(kept, Kept::LastOfEachKey { .. }) {
+            checked.compacted += compacted::check(at, history, log)?;
+        }
     }
     for (what, all) in [("acknowledged", &history.acknowledged), ("read", &history.read)] {
         for told in all {
-            stands_where_it_was(what, told, logs)?;
+            let superseded = matches!(kept(&told.at.0), Kept::LastOfEachKey { .. });
+            stands_where_it_was(what, told, logs, superseded)?;
         }
     }
     checked.acknowledged = history.acknowledged.len();
     checked.read = history.read.len();
-    let values: BTreeSet<&String> = logs.values().flat_map(|log| log.records.values()).collect();
-    for (written, committed) in &history.transactions {
-        let there = written.iter().filter(|value| values.contains(value)).count();
-        if there != written.len() && (there > 0 || *committed) {
-            return Err(format!("a transaction (committed: {committed}) has {there} of its records: {written:?}"));
-        }
-    }
-    checked.transactions = history.transactions.len();
+    checked.transactions = transactions_are_whole(history, logs)?;
+    checked.deletions = deletions::check(&history.deletions, logs, kept)?;
+    checked.lives = lives::check(&history.lives)?;
     Ok(checked)
+}
+
+/// The third part of a value, its writer and its number being the first ones.
+pub fn key_of(value: &str) -> &str {
+    value.split('.').nth(2).unwrap_or_default()
+}
+
+/// How a record without a value is called here.
+pub fn is_tombstone(value: &str) -> bool {
+    value.ends_with(".-")
 }
 
 fn bounds_only_grow(history: &History, logs: &Logs) -> Result<usize, String> {
@@ -124,7 +165,8 @@ fn writer_of(value: &str) -> &str {
     value.split('.').next().unwrap_or(value)
 }
 
-fn stands_where_it_was(what: &str, told: &Told, logs: &Logs) -> Result<(), String> {
+/// Nothing else ever stands there; where compaction works, nothing may.
+fn stands_where_it_was(what: &str, told: &Told, logs: &Logs, superseded: bool) -> Result<(), String> {
     let Told { at, offset, value } = told;
     let log = logs.get(at).ok_or_else(|| format!("{at:?} is gone"))?;
     if *offset < log.start {
@@ -133,55 +175,31 @@ fn stands_where_it_was(what: &str, told: &Told, logs: &Logs) -> Result<(), Strin
     match log.records.get(offset) {
         Some(there) if there == value => Ok(()),
         Some(there) => Err(format!("{at:?} has {there:?} at {offset}, {what} was {value:?}")),
+        None if superseded => Ok(()),
         None => Err(format!("{at:?} has lost what was {what} at {offset}: {value:?}")),
     }
 }
 
-type Damage<'a> = &'a dyn Fn(&mut Log);
-
-/// Each way in which a log can be wrong is found: what [`check`] says of a sound one, it must not say of these.
-pub fn check_that_damage_is_seen(history: &History, logs: &Logs, kept: impl Fn(&str) -> Kept) {
-    let told =
-        history.acknowledged.iter().rfind(|told| told.offset > logs[&told.at].start).expect("an acknowledgement");
-    let record = |logs: &mut Logs, change: Damage<'_>| change(logs.get_mut(&told.at).expect("its partition"));
-    let lose = |log: &mut Log| drop(log.records.remove(&told.offset));
-    let cut = |log: &mut Log| {
-        log.records.split_off(&told.offset);
-        log.end = told.offset;
-    };
-    let alter = |log: &mut Log| drop(log.records.insert(told.offset, format!("{}!", told.value)));
-    let double = |log: &mut Log| {
-        log.records.insert(log.end, told.value.clone());
-        log.end += 1;
-    };
-    let swap = |log: &mut Log| {
-        let (at, value) =
-            log.records.range(..told.offset).next_back().map(|(at, v)| (*at, v.clone())).expect("another");
-        let was = log.records.insert(told.offset, value).expect("the record");
-        log.records.insert(at, was);
-    };
-    let shift = |log: &mut Log| {
-        log.records = std::mem::take(&mut log.records).into_iter().map(|(at, value)| (at + 1, value)).collect();
-        log.end += 1;
-    };
-    let damages: [(&str, Damage<'_>); 6] = [
-        ("lost", &lose),
-        ("cut off", &cut),
-        ("altered", &alter),
-        ("doubled", &double),
-        ("swapped", &swap),
-        ("shifted", &shift),
-    ];
-    for (name, damage) in damages {
-        let mut damaged = logs.clone();
-        record(&mut damaged, damage);
-        assert!(check(history, &damaged, &kept).is_err(), "a record that is {name} is as good");
+/// All of its rows are there or none, and all when its writer was told so; in the compacted topic the last row of each key
+/// is, or a later one.
+fn transactions_are_whole(history: &History, logs: &Logs) -> Result<usize, String> {
+    let values: BTreeSet<&String> = logs.values().flat_map(|log| log.records.values()).collect();
+    // Of each key: the newest row that must be there, and the newest that is.
+    let mut rows: BTreeMap<&str, (Option<usize>, Option<usize>)> = BTreeMap::new();
+    for (n, Transaction { values: written, row, committed }) in history.transactions.iter().enumerate() {
+        let there = written.iter().filter(|value| values.contains(value)).count();
+        if there != written.len() && (there > 0 || *committed) {
+            return Err(format!("a transaction (committed: {committed}) has {there} of its records: {written:?}"));
+        }
+        let (must, is) = rows.entry(key_of(row)).or_default();
+        *must = (there > 0).then_some(n).or(*must);
+        *is = values.contains(row).then_some(n).or(*is);
     }
-    let mut torn = history.clone();
-    let whole = torn.transactions.iter_mut().find(|(_, committed)| *committed).expect("a transaction");
-    whole.0.push("never written".to_owned());
-    assert!(check(&torn, logs, &kept).is_err(), "a torn transaction is as good");
-    let mut back = history.clone();
-    back.bounds.get_mut(&told.at).expect("bounds").push((0, i64::MAX));
-    assert!(check(&back, logs, &kept).is_err(), "an end that goes back is as good");
+    match rows.iter().find(|(_, (must, is))| must != is) {
+        Some((key, (must, is))) => {
+            let row = |n: &Option<usize>| n.map(|n| &history.transactions[n].row);
+            Err(format!("the last row of {key:?} is {:?} and not {:?}", row(is), row(must)))
+        }
+        None => Ok(history.transactions.len()),
+    }
 }

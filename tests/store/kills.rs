@@ -1,55 +1,101 @@
-//! SIGKILLs while idempotent producers and transactions write, segments roll, and retention takes from the front; and on
-//! request power cuts, on a file system of their own.
+//! SIGKILLs while idempotent producers and transactions write, segments roll, retention and requests take from the front,
+//! compaction works, and topics are deleted and created again; and on request power cuts, on a file system of their own.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::actors::{Producer, logs, reader, transactions};
-use super::history::{At, History, Kept, check, check_that_damage_is_seen};
-use super::power::Volume;
+use super::actors::{Actor, Produced, Producer, Seen, logs, reader, transactions};
+use super::census::Census;
+use super::compacted::{Passes, passes};
+use super::damage::check_that_damage_is_seen;
+use super::deletions::{Deletions, deletions};
+use super::history::{At, Checked, History, Kept, Transaction, check};
+use super::lives::Life;
+use super::power::{Volume, cuts_asked_for};
+use super::recreate::{Courses, recreate};
 use crate::support::broker::Broker;
-use crate::support::clients::python;
-use crate::support::program::Program;
+use crate::support::clients::run;
+use crate::support::program::{Program, binary};
 use crate::support::random::Random;
 use crate::support::{Scratch, free_port, wait_for};
 
 const SEED: u64 = 31;
 /// `RIVERRUN_TEST_KILLS` asks for more.
 const KILLS: u64 = 12;
-/// Asks for power cuts: how many.
-const POWER_CUTS: &str = "RIVERRUN_TEST_POWER_CUTS";
-const PARTITIONS: i32 = 3;
 
-/// Small files, so that much rolls, is sealed, captured by checkpoints and removed in a short time.
-const SETTINGS: [(&str, &str); 2] =
-    [("RIVERRUN_LOG__WAL_FILE_BYTES", "1048576"), ("RIVERRUN_LOG__RETENTION_CHECK_INTERVAL_MS", "200")];
+/// Small files, so that much rolls, is sealed, captured by checkpoints, compacted and removed in a short time.
+const SETTINGS: [(&str, &str); 3] = [
+    ("RIVERRUN_LOG__WAL_FILE_BYTES", "1048576"),
+    ("RIVERRUN_LOG__RETENTION_CHECK_INTERVAL_MS", "200"),
+    ("RIVERRUN_LOG__COMPACT_CHECK_INTERVAL_MS", "100"),
+];
+
+type ConfigOption = (&'static str, &'static str);
+/// Segments end at their least size, or soon.
+const SMALL: ConfigOption = ("segment.bytes", "1048576");
+const SHORT: ConfigOption = ("segment.ms", "400");
+const DIRTY: ConfigOption = ("min.cleanable.dirty.ratio", "0.1");
+const TOMBSTONES: ConfigOption = ("delete.retention.ms", "300");
+/// Topics, their partitions and configurations.
+const TOPICS: [(&str, i32, &[ConfigOption]); 8] = [
+    ("plain", 3, &[SMALL]),
+    ("trimmed", 3, &[SMALL, ("retention.bytes", "1048576")]),
+    ("cut", 2, &[SMALL, SHORT]),
+    ("keyed", 2, &[("cleanup.policy", "compact"), SHORT, DIRTY, TOMBSTONES]),
+    (
+        "keyed-trimmed",
+        2,
+        &[("cleanup.policy", "compact,delete"), ("retention.bytes", "65536"), SHORT, DIRTY, TOMBSTONES],
+    ),
+    ("one", 1, &[SMALL]),
+    ("other", 1, &[SMALL]),
+    ("latest", 1, &[("cleanup.policy", "compact"), SHORT, DIRTY, TOMBSTONES]),
+];
+/// Of these topics there is now one, and now none.
+const AGAIN: [&str; 3] = ["again", "once-more", "anew"];
+
+/// Writer, topic, whether by key.
+const PRODUCED: [(&str, &str, bool); 7] = [
+    ("a", "plain", false),
+    ("b", "plain", false),
+    ("c", "trimmed", false),
+    ("d", "trimmed", false),
+    ("e", "cut", false),
+    ("f", "keyed", true),
+    ("g", "keyed-trimmed", true),
+];
+/// Records in a second of each producer.
+const RATE: u32 = 1200;
 
 fn kept(topic: &str) -> Kept {
-    if topic == "trimmed" { Kept::FromTheStart } else { Kept::Everything }
+    match topic {
+        "trimmed" => Kept::FromTheStart,
+        "cut" => Kept::FromWhereAsked,
+        "keyed" | "latest" => Kept::LastOfEachKey { trimmed: false },
+        "keyed-trimmed" => Kept::LastOfEachKey { trimmed: true },
+        _ => Kept::Everything,
+    }
 }
 
-fn start(data: &Path, kafka: u16, postgres: u16) -> Program {
-    Program::start_with_at(data, kafka, postgres, &SETTINGS)
+fn partitions() -> Vec<At> {
+    TOPICS.iter().flat_map(|(topic, n, _)| (0..*n).map(|partition| ((*topic).to_owned(), partition))).collect()
 }
 
-fn create_topics(program: &Program) -> Vec<At> {
-    let script = r#"
-import sys
-from confluent_kafka.admin import AdminClient, NewTopic
-admin = AdminClient({"bootstrap.servers": sys.argv[1]})
-small = {"segment.bytes": "1048576"}
-topics = [NewTopic("plain", 3, 1, config=small), NewTopic("trimmed", 3, 1, config={**small, "retention.bytes": "1048576"}),
-          NewTopic("one", 1, 1, config=small), NewTopic("other", 1, 1, config=small)]
-for f in admin.create_topics(topics).values(): f.result(10)
-"#;
-    python(script, &[&program.kafka.to_string()]);
+fn of_topics(topics: &[&str]) -> Vec<At> {
+    partitions().into_iter().filter(|(topic, _)| topics.contains(&topic.as_str())).collect()
+}
+
+fn create_topics(program: &Program) {
+    let mut broker = Broker::connect(program.kafka);
+    for (topic, partitions, config) in TOPICS {
+        broker.create_topic(topic, partitions, config).expect("connected").expect("created");
+    }
     for table in ["one", "other"] {
         program.execute(&format!("CREATE TABLE {table} (line TEXT) WITH (topic = '{table}', format = 'json')"));
     }
-    let parts = |topic: &str, n: i32| (0..n).map(|p| (topic.to_owned(), p)).collect::<Vec<_>>();
-    [parts("plain", PARTITIONS), parts("trimmed", PARTITIONS), parts("one", 1), parts("other", 1)].concat()
+    program.execute("CREATE TABLE latest (k TEXT PRIMARY KEY, line TEXT) WITH (topic = 'latest', format = 'json')");
 }
 
 #[test]
@@ -63,76 +109,123 @@ fn what_clients_were_told_holds_over_kills() {
 /// What was not synced is gone, whoever had been told of it.
 #[test]
 fn what_clients_were_told_holds_over_power_cuts() {
-    let Ok(cuts) = std::env::var(POWER_CUTS) else {
-        println!("no power cuts: tests/run --power CUTS");
-        return;
-    };
+    let Some(cuts) = cuts_asked_for("what_clients_were_told_holds_over_power_cuts") else { return };
     let scratch = Scratch::new("power");
-    let volume = Volume::new(scratch.path());
-    let data = volume.mount_point.join("data");
+    let volume = Volume::new(scratch.path(), "4G");
+    let data = volume.data();
     let cut = |program: Program| {
         volume.cut();
         program.kill();
         volume.mount_again();
     };
-    live(&data, cuts.parse().expect(POWER_CUTS), cut).unwrap_or_else(|wrong| panic!("{wrong}"));
+    live(&data, cuts, cut).unwrap_or_else(|wrong| panic!("{wrong}"));
 }
 
 /// Clients at work while the program dies again and again; then their histories against what is there.
 fn live(data: &Path, deaths: u64, mut die: impl FnMut(Program)) -> Result<(), String> {
     let (kafka, postgres) = (free_port(), free_port());
-    let mut program = start(data, kafka, postgres);
-    let partitions = create_topics(&program);
-    let at: SocketAddr = program.kafka;
-
-    let producers: Vec<Producer> = [("a", "plain"), ("b", "plain"), ("c", "trimmed"), ("d", "trimmed")]
-        .map(|(name, topic)| Producer::start(at, name, topic, PARTITIONS, 1500))
-        .into();
-    let reading = reader(at, partitions.clone());
-    let writing = transactions(program.postgres, ["one", "other"]);
+    let start = || Program::start_with_at(data, kafka, postgres, &SETTINGS);
+    let mut program = start();
+    create_topics(&program);
+    let clients = Clients::start(&program);
+    let mut census = Census::default();
     let mut random = Random::new(SEED);
     for _ in 0..deaths {
-        let seen = (reading.steps.load(Ordering::Relaxed), writing.steps.load(Ordering::Relaxed));
-        wait_for("clients to go on", 60, || {
-            let now = (reading.steps.load(Ordering::Relaxed), writing.steps.load(Ordering::Relaxed));
-            (now.0 > seen.0 + 3 && now.1 > seen.1 + 3).then_some(())
-        });
+        let seen = clients.steps();
+        wait_for("clients to go on", 60, || clients.have_gone_on(seen).then_some(()));
         // A moment drawn from the seed. What is tested does not depend on its length.
         std::thread::sleep(Duration::from_millis(random.below(300)));
         die(program);
-        program = start(data, kafka, postgres);
+        census.take(data);
+        program = start();
     }
-    // However slow the machine: enough is written, and retention has been everywhere that it should.
+    enough_has_happened(&program, data, &mut census);
+    let history = clients.stop(&program);
+    let logs = logs(program.kafka, &partitions());
+    let checked = check(&history, &logs, kept)?;
+    println!("{checked:?}\n{census:?}");
+    let Checked { acknowledged, read, bounds, transactions, deletions, compacted, lives, .. } = checked;
+    assert!(acknowledged > 5000 && read > 5000 && transactions > 50 && bounds > 1000, "{checked:?}");
+    assert!(deletions > 20 && lives.lives > 10 && lives.deaths_survived > 0, "{checked:?}");
+    assert!(compacted.passes > 20 && compacted.gone > 1000 && compacted.deleted > 0, "{checked:?}");
+    check_that_damage_is_seen(&history, &logs, kept);
+    wait_for("deleted topics to leave nothing behind", 60, || {
+        let left = |life: &Life| life.deleted.is_some() && data.join("topics").join(&life.id).exists();
+        (!history.lives.iter().any(left)).then_some(())
+    });
+    program.stop();
+    let verified = run(std::process::Command::new(binary()).args(["log", "verify"]).arg(data));
+    assert!(!verified.stdout.is_empty());
+    Ok(())
+}
+
+/// However slow the machine: everybody has written enough, segments were rolled, retention and deletions have been
+/// everywhere that they should, and compaction too.
+fn enough_has_happened(program: &Program, data: &Path, census: &mut Census) {
     let mut broker = Broker::connect(program.kafka);
     wait_for("records to come and go", 120, || {
-        let mut bounds =
-            |(topic, partition): &At| broker.bounds(topic, *partition).expect("connected").expect("bounds");
-        let enough = partitions.iter().all(|at| bounds(at).1 > if at.1 + 1 < PARTITIONS { 100 } else { 2000 });
-        let trimmed = partitions.iter().all(|at| at.0 != "trimmed" || bounds(at).0 > 0);
-        (enough && trimmed).then_some(())
+        let enough = partitions().iter().all(|(topic, partition)| {
+            let (start, end) = broker.bounds(topic, *partition).expect("connected").expect("bounds");
+            let least = if ["one", "other", "latest"].contains(&topic.as_str()) { 100 } else { 2000 };
+            end > least && (start > 0 || !["trimmed", "cut", "keyed-trimmed"].contains(&topic.as_str()))
+        });
+        census.take(data);
+        (enough && census.all_has_happened(data)).then_some(())
     });
-    let mut history = History { transactions: writing.stop(), ..History::default() };
-    producers.into_iter().for_each(|producer| producer.stop(&mut history));
-    let seen = reading.stop();
-    (history.read, history.bounds) = (seen.read, seen.bounds);
-    for (values, _) in &history.transactions {
-        for topic in ["one", "other"] {
-            history.tried.entry((topic.to_owned(), 0)).or_default().extend(values.iter().cloned());
+}
+
+/// Everybody at work.
+struct Clients {
+    producers: Vec<Producer>,
+    reading: Actor<Seen>,
+    writing: Actor<Vec<Transaction>>,
+    passing: Actor<Passes>,
+    deleting: Actor<Deletions>,
+    again: Actor<Courses>,
+}
+
+impl Clients {
+    fn start(program: &Program) -> Clients {
+        let at: SocketAddr = program.kafka;
+        let partitions_of = |topic| TOPICS.iter().find(|(name, ..)| *name == topic).expect("in the list").1;
+        let produced = PRODUCED.map(|(writer, topic, keyed)| {
+            Producer::start(at, Produced { writer, topic, partitions: partitions_of(topic), keyed, rate: RATE })
+        });
+        Clients {
+            producers: produced.into(),
+            reading: reader(at, partitions()),
+            writing: transactions(program.postgres, ["one", "other"], "latest"),
+            passing: passes(at, of_topics(&["keyed", "keyed-trimmed", "latest"])),
+            deleting: deletions(at, of_topics(&["cut", "keyed-trimmed"]), Random::new(SEED + 1)),
+            again: recreate(at, &AGAIN, SEED + 2),
         }
     }
 
-    let logs = logs(program.kafka, &partitions);
-    let checked = check(&history, &logs, kept)?;
-    println!("{checked:?}: {} records", checked.records);
-    assert!(
-        checked.acknowledged > 5000 && checked.read > 5000 && checked.transactions > 50 && checked.bounds > 1000,
-        "{checked:?}"
-    );
-    check_that_damage_is_seen(&history, &logs, kept);
-    program.stop();
-    let verified = crate::support::clients::run(
-        std::process::Command::new(crate::support::program::binary()).args(["log", "verify"]).arg(data),
-    );
-    assert!(!verified.stdout.is_empty());
-    Ok(())
+    fn steps(&self) -> [u64; 3] {
+        [&self.reading.steps, &self.writing.steps, &self.again.steps].map(|steps| steps.load(Ordering::Relaxed))
+    }
+
+    fn have_gone_on(&self, since: [u64; 3]) -> bool {
+        self.steps().iter().zip(since).all(|(now, then)| *now > then + 3)
+    }
+
+    /// Ends them all, and gives what they know.
+    fn stop(self, program: &Program) -> History {
+        let mut history = History { transactions: self.writing.stop(), ..History::default() };
+        self.producers.into_iter().for_each(|producer| producer.stop(&mut history));
+        let Deletions { deletions, bounds } = self.deleting.stop();
+        let seen = self.reading.stop();
+        history.read = seen.read;
+        history.bounds = seen.bounds.into_iter().chain(bounds).collect();
+        history.deletions = deletions;
+        history.passes = self.passing.stop().done;
+        history.lives = self.again.stop().end(&mut Broker::connect(program.kafka));
+        for Transaction { values, row, .. } in &history.transactions {
+            for topic in ["one", "other"] {
+                history.tried.entry((topic.to_owned(), 0)).or_default().extend(values.iter().cloned());
+            }
+            history.tried.entry(("latest".to_owned(), 0)).or_default().push(row.clone());
+        }
+        history
+    }
 }

@@ -16,9 +16,11 @@ use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, Str
 use kafka_protocol::records::{self, RecordBatchDecoder};
 use serde_json::Value;
 
+use super::requests;
+
 /// Names topics, and gives their ids in the answer to Metadata.
 const FETCH_VERSION: i16 = 12;
-const METADATA_VERSION: i16 = 12;
+pub(super) const METADATA_VERSION: i16 = 12;
 const LIST_OFFSETS_VERSION: i16 = 7;
 /// Asks for the first offset, and for the one behind the last.
 const EARLIEST: i64 = -2;
@@ -66,6 +68,14 @@ pub struct Topic {
     pub transactions: Vec<Transaction>,
 }
 
+/// What one answer holds of a partition.
+pub struct Part {
+    pub records: Vec<records::Record>,
+    /// Where to read on: behind the last batch, which compaction may have emptied.
+    pub next: i64,
+    pub high_watermark: i64,
+}
+
 /// A connection that asks one thing at a time.
 pub struct Broker {
     stream: TcpStream,
@@ -90,23 +100,25 @@ impl Broker {
             let request = ListOffsetsRequest::default().with_topics(topics);
             let mut answer = self.call(&request, LIST_OFFSETS_VERSION)?;
             let said = answer.topics.pop().and_then(|mut topic| topic.partitions.pop()).expect("the partition");
-            if said.error_code != 0 {
-                return Ok(Err(said.error_code));
+            match requests::said(said.error_code, said.offset)? {
+                Ok(offset) => *bound = offset,
+                Err(code) => return Ok(Err(code)),
             }
-            *bound = said.offset;
         }
         Ok(Ok((found[0], found[1])))
     }
 
     /// Records from an offset on, as many as one answer holds; the error code where there are none.
-    pub fn read(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<Result<Vec<records::Record>, i16>> {
+    pub fn read(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<Result<Part, i16>> {
         let data = self.fetch(topic, partition, offset)?;
-        if data.error_code != 0 {
-            return Ok(Err(data.error_code));
+        if let Err(code) = requests::said(data.error_code, ())? {
+            return Ok(Err(code));
         }
         let mut bytes = data.records.unwrap_or_default();
+        let next = behind(&bytes).unwrap_or(offset);
         let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap_or_else(|e| panic!("{topic} {offset}: {e}"));
-        Ok(Ok(sets.into_iter().flat_map(|set| set.records).filter(|record| record.offset >= offset).collect()))
+        let records = sets.into_iter().flat_map(|set| set.records).filter(|record| record.offset >= offset).collect();
+        Ok(Ok(Part { records, next, high_watermark: data.high_watermark }))
     }
 
     pub fn topic(&mut self, name: &str) -> Topic {
@@ -130,18 +142,20 @@ impl Broker {
     fn partition(&mut self, topic: &str, partition: i32) -> Vec<records::Record> {
         let (start, _) = self.bounds(topic, partition).expect("bounds").expect("a partition");
         let mut read: Vec<records::Record> = Vec::new();
+        let mut next = start;
         loop {
-            let next = read.last().map_or(start, |record| record.offset + 1);
-            let data = self.fetch(topic, partition, next).expect("records");
-            assert_eq!(data.error_code, 0, "fetch of {topic} partition {partition} at {next}");
-            let mut bytes = data.records.unwrap_or_default();
-            let sets = RecordBatchDecoder::decode_all(&mut bytes).unwrap_or_else(|e| panic!("{topic} {next}: {e}"));
-            read.extend(sets.into_iter().flat_map(|set| set.records).filter(|record| record.offset >= next));
-            let end = read.last().map_or(start, |record| record.offset + 1);
-            if end >= data.high_watermark {
+            let part = self.read(topic, partition, next).expect("records");
+            let part = part.unwrap_or_else(|code| panic!("fetch of {topic} partition {partition} at {next}: {code}"));
+            read.extend(part.records);
+            if part.next >= part.high_watermark {
                 return read;
             }
-            assert!(end > next, "{topic} partition {partition} gives nothing at {next} of {}", data.high_watermark);
+            assert!(
+                part.next > next,
+                "{topic} partition {partition} gives nothing at {next} of {}",
+                part.high_watermark
+            );
+            next = part.next;
         }
     }
 
@@ -157,7 +171,7 @@ impl Broker {
         Ok(answer.responses.pop().and_then(|mut topic| topic.partitions.pop()).expect("the partition"))
     }
 
-    fn call<R: Request>(&mut self, request: &R, version: i16) -> io::Result<R::Response> {
+    pub(super) fn call<R: Request>(&mut self, request: &R, version: i16) -> io::Result<R::Response> {
         self.correlation_id += 1;
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -188,9 +202,13 @@ impl Topic {
         // Transactions that no control record has ended yet, by producer.
         let mut open: BTreeMap<i64, usize> = BTreeMap::new();
         let mut records = Vec::new();
+        let compacted = read.windows(2).any(|pair| pair[1].offset > pair[0].offset + 1);
         for record in read {
             if record.control {
-                let at = open.remove(&record.producer_id).expect("a control record ends a transaction");
+                let at = open.remove(&record.producer_id);
+                // Compaction may have taken all of a transaction, and its marker not yet.
+                assert!(at.is_some() || compacted, "the control record at {} ends no transaction", record.offset);
+                let Some(at) = at else { continue };
                 let transaction = &mut self.transactions[at];
                 transaction.marker = record.offset;
                 // Version and type, two bytes each; type 1 is a commit.
@@ -211,6 +229,20 @@ impl Topic {
     }
 }
 
+/// The offset behind the last of these batches, by Kafka's documentation of its record batch.
+fn behind(batches: &[u8]) -> Option<i64> {
+    let mut next = None;
+    let mut rest = batches;
+    while let Some((header, _)) = rest.split_at_checked(61) {
+        let base = i64::from_be_bytes(header[..8].try_into().expect("8 bytes"));
+        let length = i32::from_be_bytes(header[8..12].try_into().expect("4 bytes"));
+        let last = i32::from_be_bytes(header[23..27].try_into().expect("4 bytes"));
+        next = Some(base + i64::from(last) + 1);
+        rest = rest.get(12 + usize::try_from(length).expect("a length")..).unwrap_or_default();
+    }
+    next
+}
+
 fn of_client(partition: i32, record: records::Record, transaction: Option<usize>) -> Record {
     let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("utf-8");
     Record {
@@ -227,6 +259,6 @@ fn of_client(partition: i32, record: records::Record, transaction: Option<usize>
     }
 }
 
-fn topic_name(name: &str) -> TopicName {
+pub(super) fn topic_name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
 }

@@ -6,6 +6,7 @@ pub mod kafka_tools;
 pub mod postgres;
 pub mod program;
 pub mod random;
+pub mod requests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

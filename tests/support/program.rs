@@ -112,6 +112,12 @@ impl Program {
         Self::spawn_at(data, &kafka, &postgres, "127.0.0.1:0", settings).ready()
     }
 
+    /// Starts another binary than the one that was built for the tests, on any free ports.
+    pub fn start_binary(binary: &str, data: &Path, settings: &[(&str, &str)]) -> Self {
+        let any = "127.0.0.1:0";
+        Self::run(Command::new(binary), data, any, any, any, settings).ready()
+    }
+
     /// What all programs on these data have said on stderr so far.
     pub fn said(data: &Path) -> String {
         let bytes = std::fs::read(data.with_extension("log")).expect("the log file");

@@ -1,0 +1,283 @@
+//! The same over segments that compaction has written anew: gaps, batches with fewer records or none, delete horizons, and
+//! the files beside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{
+    Batch, Segment, a_changed_byte_is_seen, all_files_are_sound, files_below, is_dumped, partition_of, segments,
+    transactions_agree,
+};
+use crate::support::clients::python;
+use crate::support::kafka_tools::{Depth, Dumped, KafkaTools, asked_for};
+use crate::support::program::Program;
+use crate::support::{Scratch, block_on, wait_for};
+
+const SETTINGS: [(&str, &str); 2] =
+    [("RIVERRUN_LOG__WAL_FILE_BYTES", "1048576"), ("RIVERRUN_LOG__COMPACT_CHECK_INTERVAL_MS", "100")];
+
+/// Rows of a table with the key `k`, by clients: keys that come again and again, keys that are deleted, in all codecs.
+/// Prints the id of the topic, then each acknowledged record.
+const WRITE: &str = r#"
+import json, random, sys
+from confluent_kafka import Producer, TopicCollection
+from confluent_kafka.admin import AdminClient, NewTopic
+broker, topic, retention, round = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+admin, rng = AdminClient({"bootstrap.servers": broker}), random.Random(round)
+if topic not in admin.list_topics(timeout=10).topics:
+    config = {"cleanup.policy": "compact", "segment.bytes": "1048576", "min.cleanable.dirty.ratio": "0.1", "delete.retention.ms": retention}
+    admin.create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(10)
+print(admin.describe_topics(TopicCollection([topic]))[topic].result(10).topic_id)
+for codec in ["none", "gzip", "snappy", "zstd"]:
+    producer = Producer({"bootstrap.servers": broker, "compression.type": codec, "batch.size": 16384, "linger.ms": 5,
+                         "enable.idempotence": codec != "none"})
+    def done(err, msg):
+        assert not err, err
+        text = lambda b: None if b is None else b.decode()
+        print(json.dumps([msg.offset(), text(msg.key()), text(msg.value())]))
+    for i in range(1500):
+        k = "gone %d %d" % (round, i // 20) if i % 10 == 3 else "%s %d" % (codec, i * i % 101)
+        key = json.dumps({"k": k}, separators=(",", ":"))
+        value = None if i % 20 == 13 else json.dumps({"k": k, "line": 2 * rng.randbytes(rng.randrange(50, 350)).hex()}, separators=(",", ":"))
+        producer.produce(topic, value, key, on_delivery=done)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+"#;
+
+/// Key and value by offset.
+type Records = BTreeMap<i64, (Option<String>, Option<String>)>;
+
+#[test]
+fn kafkas_dump_tool_agrees_with_what_compaction_leaves() {
+    if !asked_for("kafkas_dump_tool_agrees_with_what_compaction_leaves") {
+        return;
+    }
+    let tools = KafkaTools::get();
+    // Where tombstones and markers stay, and where they go at once.
+    for retention_ms in ["86400000", "0"] {
+        let scratch = Scratch::new("dump-compacted");
+        let data = scratch.path().join("data");
+        let (topic_id, written) = write(&data, retention_ms);
+        all_files_are_sound(&tools, &data);
+        let partition = partition_of(&data, &topic_id);
+        let segments = segments(&partition);
+        let (compacted, others): (Vec<_>, Vec<_>) = segments.iter().partition(|segment| is_compacted(segment));
+        assert!(!compacted.is_empty() && !others.is_empty(), "{} and {}", compacted.len(), others.len());
+        let files: Vec<PathBuf> = files_below(&partition).into_iter().filter(|file| is_dumped(file)).collect();
+        let dumped = tools.dump(&files, Depth::Records);
+        batches_agree(&segments, &dumped, retention_ms != "0");
+        only_gaps_are_complained_of(&segments, &dumped);
+        records_agree(&segments, &dumped, &written, retention_ms != "0");
+        indexes_agree(&segments, &dumped);
+        transactions_agree(&segments, &dumped);
+        producers_agree(&segments, &dumped);
+        epochs_agree(&segments, &partition);
+        a_changed_byte_is_seen(&tools, compacted[0], scratch.path());
+    }
+}
+
+fn is_compacted(segment: &Segment) -> bool {
+    segment.log.to_string_lossy().contains("/compacted-")
+}
+
+/// Two lives, in each of which compaction works; the last transactions are too new for it.
+fn write(data: &Path, retention_ms: &str) -> (String, Records) {
+    let (mut id, mut written) = (String::new(), Records::new());
+    for round in 0..2 {
+        let program = Program::start_with(data, &SETTINGS);
+        let broker = program.kafka.to_string();
+        let printed = python(WRITE, &[&broker, "rows", retention_ms, &round.to_string()]);
+        let (topic_id, lines) = printed.split_once('\n').expect("the topic's id, then records");
+        topic_id.clone_into(&mut id);
+        written.extend(lines.lines().map(|line| {
+            let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let text = |at: usize| record[at].as_str().map(str::to_owned);
+            (record[0].as_i64().expect("an offset"), (text(1), text(2)))
+        }));
+        if round == 0 {
+            program.execute("CREATE TABLE rows (k TEXT PRIMARY KEY, line TEXT) WITH (topic = 'rows', format = 'json')");
+            transactions(&program);
+            // What comes now pushes them into a segment that is sealed.
+            let printed = python(WRITE, &[&broker, "rows", retention_ms, "7"]);
+            written.extend(printed.lines().skip(1).map(|line| {
+                let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+                let text = |at: usize| record[at].as_str().map(str::to_owned);
+                (record[0].as_i64().expect("an offset"), (text(1), text(2)))
+            }));
+        }
+        settled(data, &program);
+        if round == 1 {
+            transactions(&program);
+        }
+        program.stop();
+    }
+    (id, written)
+}
+
+/// One that is committed, and one that is aborted with a row of it in the log: the second row is larger than a batch may
+/// be; whether it had got as far as to write the first one is chance.
+fn transactions(program: &Program) {
+    let half = format!("INSERT INTO rows VALUES ('aborted', 'gone'), ('large', '{}')", "x".repeat(1_100_000));
+    let mut broker = crate::support::broker::Broker::connect(program.kafka);
+    let aborted = |broker: &mut crate::support::broker::Broker| {
+        broker.topic("rows").transactions.iter().filter(|transaction| !transaction.committed).count()
+    };
+    let before = aborted(&mut broker);
+    wait_for("a row of an aborted transaction", 60, || {
+        let refused = block_on(async { program.connect().await.batch_execute(&half).await });
+        assert!(refused.is_err(), "a record over max.message.bytes");
+        (aborted(&mut broker) > before).then_some(())
+    });
+    program
+        .execute("BEGIN; INSERT INTO rows VALUES ('a', '1'); INSERT INTO rows VALUES ('b', '2'), ('a', '3'); COMMIT");
+}
+
+/// Compaction has nothing left to do, and no file is left of what it has replaced.
+fn settled(data: &Path, program: &Program) {
+    let topic = crate::support::broker::Broker::connect(program.kafka).topic("rows").id;
+    let partition = data.join("topics").join(topic).join("0");
+    let (mut before, mut since) = (0, std::time::Instant::now());
+    wait_for("compaction to come to rest", 60, || {
+        let passes = Program::said(data).matches("compacted partition=").count();
+        if passes != before {
+            (before, since) = (passes, std::time::Instant::now());
+        }
+        let logs = files_below(&partition).into_iter().filter(|file| super::has_end(file, &["log"]));
+        let logs: Vec<PathBuf> = logs.collect();
+        let bases: BTreeSet<_> = logs.iter().map(|log| log.file_name().expect("a file").to_owned()).collect();
+        let rest = since.elapsed() > std::time::Duration::from_secs(1);
+        (passes > 0 && rest && bases.len() == logs.len()).then_some(())
+    });
+}
+
+/// The tool sees the batches that stand in the files, in the order of their offsets, and their checksums hold.
+fn batches_agree(segments: &[Segment], dumped: &Dumped, horizons: bool) {
+    let mut next = 0;
+    for segment in segments {
+        let file = dumped.file(&segment.log);
+        let seen: Vec<Batch> = file.with("baseOffset").map(Batch::dumped).collect();
+        assert_eq!(seen, segment.batches, "{}", segment.log.display());
+        assert!(file.with("baseOffset").all(|line| line.text("isvalid") == Some("true")));
+        assert!(segment.base >= next, "{} begins before the end of the one before", segment.log.display());
+        next = segment.base;
+        for batch in &segment.batches {
+            assert!(batch.base_offset >= next, "{batch:?}");
+            next = batch.last_offset + 1;
+        }
+    }
+    let compacted: Vec<&Batch> = segments.iter().filter(|s| is_compacted(s)).flat_map(|s| &s.batches).collect();
+    assert!(
+        compacted.iter().any(|batch| batch.records < batch.last_offset - batch.base_offset + 1),
+        "nothing has gone"
+    );
+    assert_eq!(compacted.iter().any(|batch| batch.delete_horizon_ms.is_some()), horizons);
+}
+
+/// Offsets that are not there any more: of these, and of nothing else, the tool says that they are missing.
+fn only_gaps_are_complained_of(segments: &[Segment], dumped: &Dumped) {
+    let mut gaps = BTreeSet::new();
+    for file in segments.iter().map(|segment| dumped.file(&segment.log)) {
+        let offsets: Vec<i64> =
+            file.with("keySize").chain(file.with("endTxnMarker")).map(|l| l.number("offset")).collect();
+        let offsets: BTreeSet<i64> = offsets.into_iter().collect();
+        let pairs = offsets.iter().zip(offsets.iter().skip(1));
+        gaps.extend(
+            pairs.filter(|(one, next)| **one + 1 != **next).map(|(one, next)| format!("  {one} is followed by {next}")),
+        );
+    }
+    assert!(gaps.len() > 100, "{} gaps", gaps.len());
+    let complaints = dumped.complaints.iter().filter(|line| !line.starts_with("Non-consecutive offsets in "));
+    assert_eq!(complaints.cloned().collect::<BTreeSet<_>>(), gaps);
+}
+
+/// Every record that the tool sees was written so; of each key the last is there, a deleted key as a tombstone or not at
+/// all.
+fn records_agree(segments: &[Segment], dumped: &Dumped, written: &Records, tombstones: bool) {
+    let (mut seen, mut transactional, mut in_transactions) = (Records::new(), false, Vec::new());
+    for line in segments.iter().flat_map(|segment| &dumped.file(&segment.log).lines) {
+        let text = |name: &str| line.text(name).map(str::to_owned);
+        if line.text("compresscodec").is_some() {
+            transactional = line.text("isTransactional") == Some("true");
+        } else if transactional && line.text("endTxnMarker").is_none() {
+            in_transactions.push(text("payload").expect("a row"));
+        } else if line.text("keySize").is_some() && !transactional {
+            seen.insert(line.number("offset"), (text("key"), text("payload")));
+        }
+    }
+    let mut last: BTreeMap<&str, i64> = BTreeMap::new();
+    for (offset, (key, _)) in written {
+        last.insert(key.as_deref().expect("a key"), *offset);
+    }
+    for (offset, record) in &seen {
+        assert_eq!(Some(record), written.get(offset), "offset {offset}");
+    }
+    let sealed_end = segments.last().expect("segments").base;
+    let mut deleted = 0;
+    for (key, offset) in last {
+        let value = &written[&offset].1;
+        match seen.get(&offset) {
+            Some(_) => {}
+            None if value.is_none() && !tombstones => deleted += 1,
+            None => panic!("{key} at {offset} is lost: {value:?}"),
+        }
+    }
+    assert_eq!(deleted > 0, !tombstones, "{deleted} tombstones have gone");
+    assert!(seen.len() < written.len() / 2, "{} of {} are left", seen.len(), written.len());
+    let of = |line: &str| in_transactions.iter().filter(|row| row.contains(&format!("\"line\":\"{line}\""))).count();
+    // Of both committed ones the last rows, of the aborted ones that one which compaction has not come to.
+    assert_eq!((of("3"), of("gone")), (1, 1), "{in_transactions:?} up to {sealed_end}");
+}
+
+/// What stands in the indexes the tool has checked against the log. The last entry of a time index is the largest.
+fn indexes_agree(segments: &[Segment], dumped: &Dumped) {
+    let (_active, sealed) = segments.split_last().expect("segments");
+    for segment in sealed {
+        let bytes: i64 = segment.batches.iter().map(|batch| batch.size).sum();
+        let index = dumped.file(&segment.beside("index"));
+        assert!(bytes < 10_000 || !index.lines.is_empty(), "{}", segment.log.display());
+        let times = dumped.file(&segment.beside("timeindex"));
+        let largest =
+            segment.batches.iter().filter(|batch| batch.records > 0).map(|batch| batch.max_timestamp_ms).max();
+        assert_eq!(times.lines.last().map(|line| line.number("timestamp")), largest, "{}", segment.log.display());
+    }
+}
+
+/// A snapshot knows of each producer at least what the batches before it tell, and nothing of what comes behind.
+fn producers_agree(segments: &[Segment], dumped: &Dumped) {
+    let mut snapshots = 0;
+    for segment in &segments[1..] {
+        let lines = &dumped.file(&segment.beside("snapshot")).lines;
+        let known: BTreeMap<i64, Option<i64>> = lines
+            .iter()
+            .map(|line| (line.number("producerId"), line.text("lastOffset").map(|_| line.number("lastOffset"))))
+            .collect();
+        assert!(known.values().flatten().all(|last| *last < segment.base), "{known:?} before {}", segment.base);
+        let before = segments.iter().flat_map(|s| &s.batches).filter(|batch| batch.last_offset < segment.base);
+        for batch in before.filter(|batch| batch.producer_id >= 0 && !batch.control) {
+            let last = known.get(&batch.producer_id).copied().flatten();
+            assert!(last >= Some(batch.last_offset), "{batch:?}, but {last:?} before {}", segment.base);
+        }
+        snapshots += known.len();
+    }
+    assert!(snapshots > 0);
+}
+
+/// The dump tool has no eye for this file: epochs begin before the batches that are left of them.
+fn epochs_agree(segments: &[Segment], partition: &Path) {
+    let text = std::fs::read_to_string(partition.join("leader-epoch-checkpoint")).expect("epochs");
+    let starts: Vec<(i64, i64)> = text
+        .lines()
+        .skip(2)
+        .map(|line| {
+            let (epoch, start) = line.split_once(' ').expect("two numbers");
+            (epoch.parse().expect("a number"), start.parse().expect("a number"))
+        })
+        .collect();
+    assert!(starts.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1), "{text}");
+    for batch in segments.iter().flat_map(|segment| &segment.batches) {
+        let epoch = starts.iter().rfind(|(_, start)| *start <= batch.base_offset).expect("an epoch").0;
+        assert_eq!(epoch, batch.leader_epoch, "{batch:?}");
+    }
+}
