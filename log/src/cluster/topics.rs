@@ -36,6 +36,16 @@ pub(crate) struct Topics {
     producer_id_next: i64,
 }
 
+/// A record of the journal. Its key says whose word it is the last on, for people: machines go by the value.
+///
+/// ```text
+/// key                        value
+/// topic 0102…10              {"type":"topic","name":"orders","id":[1,2,…,16],"partitions":3,"config":{"retention.ms":"-1"}}
+/// topic 0102…10              {"type":"topic_removed","name":"orders","id":[1,2,…,16]}
+/// topic 0102…10              {"type":"topic_forgotten","id":[1,2,…,16]}
+/// started                    {"type":"started","epoch":5}
+/// producer ids               {"type":"producer_ids","next":3000}
+/// ```
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum TopicRecord {

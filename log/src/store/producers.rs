@@ -169,8 +169,14 @@ impl Producers {
         }
     }
 
-    /// Little endian: u64 changes counted, u32 producers, each i64 id, i16 epoch, i64 first offset of the open
-    /// transaction or -1, u64 count when last heard of, i64 timestamp, i32 coordinator epoch, u8 batches, each i32 first and i32 last sequence, i64 offset.
+    /// As part of a checkpoint's record, little endian:
+    ///
+    /// ```text
+    /// u64  changes counted
+    /// u32  producers, each:  i64 id, rising, i16 epoch, i64 first offset of the open transaction (-1: none), u64 changes
+    ///                        when last heard of, i64 timestamp, i32 coordinator epoch (-1: none), u8 batches, at most
+    ///                        five, each i32 first sequence, i32 last sequence, i64 offset, rising
+    /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.clock);
         out.put_u32_le(self.known.len() as u32);
