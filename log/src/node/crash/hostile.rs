@@ -177,7 +177,8 @@ fn bases(seed: u64) -> Vec<Base> {
 
 async fn fill_compacted(node: &Node) {
     if node.topic("c").is_none() {
-        let config = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0")];
+        // Every batch has its entry in an index.
+        let config = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0"), ("index.interval.bytes", "0")];
         let config = config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         node.create_topic(NewTopic { name: "c".to_owned(), partitions: 1, config }).await.unwrap();
     }
@@ -368,6 +369,53 @@ fn check_one(base: &Base, seed: u64) -> Option<Result<Reaction, String>> {
         }
     };
     Some(outcome.map_err(|wrong| format!("{}: {}: {wrong}", change.path.display(), change.what)))
+}
+
+/// What readers from each offset and each second on find first in the compacted topic.
+fn looked_up(disk: &SimDisk) -> Vec<Option<i64>> {
+    let env = Env::simulated(1).with_disk(Arc::new(disk.clone()));
+    let mut found = Vec::new();
+    env.run(async {
+        let node = open(&env).await.unwrap();
+        let at = TopicPartition { topic: node.topic("c").unwrap().id, partition: 0 };
+        let (log, bounds) = (node.log(at).unwrap(), node.bounds(at).unwrap());
+        for from in (bounds.start.0..bounds.high_watermark.0).map(Offset) {
+            let read = log.read(from, Offset(i64::MAX), 1, Isolation::Uncommitted).await.unwrap();
+            found.push(read.batches.first().map(|batch| batch.base_offset().0));
+        }
+        for at_ms in (0..51).map(|second| 1_000 * second) {
+            let query = TimestampQuery::AtOrAfter(at_ms);
+            found.push(
+                node.find_timestamp(at, query, Isolation::Uncommitted).await.unwrap().map(|found| found.offset.0),
+            );
+        }
+    });
+    env.drop_tasks();
+    found
+}
+
+/// No checksum protects an index, and a compacted segment has gaps in which nobody misses anything.
+#[test]
+fn a_flipped_bit_of_an_index_changes_nothing() {
+    let base = bases(0).swap_remove(0);
+    let expect = looked_up(&base.disk.snapshot());
+    let mut flips = 0;
+    for (path, bytes) in base.disk.image() {
+        let ends = path.extension().and_then(|end| end.to_str());
+        let compacted = path.to_string_lossy().contains("/compacted-");
+        if !compacted || !matches!(ends, Some("index" | "timeindex")) {
+            continue;
+        }
+        for bit in (0..bytes.len() * 8).step_by(5) {
+            let disk = base.disk.snapshot();
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            change::put(&disk, &path, &changed);
+            assert_eq!(looked_up(&disk), expect, "bit {bit} of {}", path.display());
+            flips += 1;
+        }
+    }
+    assert!(flips > 200, "only {flips} bits were flipped");
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Change {
 }
 
 /// Makes a file be there with these bytes.
-fn put(disk: &SimDisk, path: &Path, bytes: &[u8]) {
+pub(super) fn put(disk: &SimDisk, path: &Path, bytes: &[u8]) {
     let _ = disk.unlink(path);
     disk.create_dir(path.parent().unwrap()).unwrap();
     let file = disk.open(path, Open::Create).unwrap();
