@@ -158,7 +158,6 @@ pub(super) fn recover(
         deleted: BTreeSet::new(),
         short: Short::default(),
         broken: BTreeMap::new(),
-        damaged: BTreeSet::new(),
     };
     let mut scan = Scan::new(&*disk, files, Open::Write);
     scan.run(first_file, &mut replay).map_err(|error| table.doubt(error))?;
@@ -218,10 +217,8 @@ struct Replay<'a> {
     deleted: BTreeSet<TopicPartition>,
     /// Where the disk was full.
     short: Short,
-    /// Partitions with entries that do not follow on, and the first such.
-    broken: BTreeMap<TopicPartition, Damage>,
-    /// Files of the log with damage.
-    damaged: BTreeSet<u32>,
+    /// Partitions with entries that do not follow on: the first such, and which file of the log holds it.
+    broken: BTreeMap<TopicPartition, (u32, Damage)>,
 }
 
 impl Visit for Replay<'_> {
@@ -292,8 +289,9 @@ impl Replay<'_> {
 
     /// Files of the log that are damaged are used again like all others: what is in them is copied for people to look at.
     fn keep_damaged(&self) -> io::Result<()> {
-        for number in &self.damaged {
-            let path = self.files.path(*number);
+        let damaged: BTreeSet<u32> = self.broken.values().map(|(number, _)| *number).collect();
+        for number in damaged {
+            let path = self.files.path(number);
             let copy = path.with_extension("wal-damaged");
             let file = self.disk.open(&path, Open::Read)?;
             let mut bytes = vec![0; file.len()? as usize];
@@ -311,9 +309,8 @@ impl Replay<'_> {
     /// Nothing of the partition counts from here on.
     fn break_off(&mut self, id: TopicPartition, number: u32, at: usize, why: &str) {
         let place = format!("{} at byte {at}", self.files.path(number).display());
-        self.damaged.insert(number);
         let damage = Damage { place, detail: format!("an entry of partition {id:?}: {why}") };
-        self.broken.entry(id).or_insert(damage);
+        self.broken.entry(id).or_insert((number, damage));
     }
 
     /// Writes what one file of the log held to its segments, runs at once.
@@ -358,7 +355,7 @@ impl Replay<'_> {
 
     /// Cuts every partition behind its last batch.
     fn finish(mut self) -> Result<BTreeMap<TopicPartition, Replayed>, Error> {
-        for (id, damage) in std::mem::take(&mut self.broken) {
+        for (id, (_, damage)) in std::mem::take(&mut self.broken) {
             tracing::error!(partition = ?id, place = damage.place, detail = damage.detail, "a partition is fenced");
             self.partitions.entry(id).or_default().damage = Some(damage);
         }

@@ -111,3 +111,34 @@ fn a_deleted_topic_is_not_left_in_the_checkpoint_by_a_crash() {
         assert!(stored.iter().all(|partition| partition.id != gone), "{stored:?}");
     });
 }
+
+/// The checkpoint does not know the partition any more, and the write-ahead log still holds batches of it.
+#[test]
+fn what_is_left_of_a_deleted_topic_is_no_damage() {
+    let disk = SimDisk::new(6);
+    let env = Env::simulated(6).with_disk(Arc::new(disk.clone()));
+    env.run(async {
+        let node = Node::open(env.clone(), dir(), NodeConfig { wal_file_bytes: 6_000, ..NodeConfig::default() })
+            .await
+            .unwrap();
+        let (gone, other) = (topic(&node, "gone").await, topic(&node, "other").await);
+        // Its first batches leave the log.
+        for _ in 0..40 {
+            node.log(gone).unwrap().append(vec![record(&"x".repeat(400))]).await.unwrap();
+        }
+        node.checkpoint().await.unwrap();
+        node.log(gone).unwrap().append(vec![record("stays in the log")]).await.unwrap();
+        node.delete_topic("gone").await.unwrap();
+        node.log(other).unwrap().append(vec![record("x")]).await.unwrap();
+        node.checkpoint().await.unwrap();
+    });
+    env.drop_tasks();
+    disk.crash();
+    env.run(async {
+        let node = open(&env).await;
+        let copies: Vec<_> =
+            disk.image().into_keys().filter(|path| path.to_string_lossy().contains("damaged")).collect();
+        assert!(copies.is_empty(), "{copies:?}");
+        assert!(node.topics().iter().all(|topic| topic.name != "gone"));
+    });
+}
