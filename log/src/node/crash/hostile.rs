@@ -184,10 +184,11 @@ async fn fill_compacted(node: &Node) {
     }
     let at = TopicPartition { topic: node.topic("c").unwrap().id, partition: 0 };
     for i in 0..50 {
-        let key = Some(Bytes::from(format!("key {}", i % 23)));
+        // Something goes of each segment, and something stays.
+        let key = Some(Bytes::from(format!("key {}", if i % 4 == 0 { 100 + i % 28 } else { i % 7 })));
         let keyed = NewRecord { key, timestamp_ms: Some(1_000 * i), ..text_record(&format!("{i:150}")) };
         node.log(at).unwrap().append(vec![keyed]).await.unwrap();
-        if i == 30 {
+        if i == 40 {
             node.compact().await.unwrap();
         }
     }
