@@ -93,7 +93,8 @@ fn check(how: How, checkpointed: bool, expect: usize) {
         env.sleep(2 * LOOK).await;
         let left = segments(&disk, at);
         assert_eq!(left, expect, "{how:?}, checkpointed: {checkpointed}");
-        env.sleep(LOOK).await;
+        // What is left is synced and closed.
+        env.sleep(10 * LOOK).await;
         let quiet = disk.operations();
         env.sleep(100 * LOOK).await;
         assert_eq!(disk.operations(), quiet, "{how:?}: a node to which nobody writes does nothing");

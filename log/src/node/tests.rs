@@ -4,6 +4,7 @@ mod configs;
 mod deletion;
 mod fixture;
 mod flush;
+mod idle;
 
 use std::path::Path;
 use std::sync::Arc;

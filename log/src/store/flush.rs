@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -17,6 +18,9 @@ use super::{Shared, Stage, seal, stops};
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, Env};
 use crate::record::{Batch, Offset, TopicPartition};
+
+/// Between two looks at files that are written no more.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A durable batch that is not in its segment's file.
 pub(super) struct Unflushed {
@@ -366,14 +370,26 @@ impl Flusher {
         }
     }
 
-    /// Syncs segments that have got much since their last sync, beside the writing.
+    /// Syncs segments that have got much since their last sync, and those that get nothing any more, beside the writing.
     async fn sync_all(&self) {
         let bytes_min = self.sync_bytes;
+        let mut look_at = self.env.monotonic() + IDLE_INTERVAL;
         while !self.shared.flush.lock().ended {
             let (shared, written_much) = (Arc::clone(&self.shared), self.shared.flush.written_much.notified());
-            match self.env.offload(move || shared.handles.sync_largest(bytes_min)).await {
-                Ok(true) => self.env.step().await,
-                Ok(false) => written_much.await,
+            let wait = look_at.saturating_sub(self.env.monotonic());
+            if wait.is_zero() {
+                look_at = self.env.monotonic() + IDLE_INTERVAL;
+            }
+            let sync = move || {
+                if wait.is_zero() {
+                    shared.handles.sync_idle()?;
+                }
+                Ok((shared.handles.sync_largest(bytes_min)?, shared.handles.is_dirty()))
+            };
+            match self.env.offload(sync).await {
+                Ok((true, _)) => self.env.step().await,
+                Ok((false, true)) => drop(self.env.timeout(wait, written_much).await),
+                Ok((false, false)) => written_much.await,
                 Err(error) => return self.shared.wal.set_poison("a sync of a segment", &error),
             }
         }

@@ -1,6 +1,7 @@
 //! Open files of segments: a few for readers, and those with bytes that are not synced yet, which stay open until they
 //! are, for only then is an error of writing them back told. When there are too many of these, those that were written to
-//! first are synced before their time ([`Handles::shrink`]).
+//! first are synced before their time ([`Handles::shrink`]), and so are those that nobody writes to any more
+//! ([`Handles::sync_idle`]): partitions at rest have no open file.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -14,6 +15,10 @@ use crate::record::{Offset, TopicPartition};
 
 /// Files open for readers; the one opened first is closed for the next.
 const READERS_MAX: usize = 128;
+/// A file is at rest when it was not written to between so many calls of [`Handles::sync_idle`].
+const IDLE_LOOKS: u32 = if cfg!(test) { 2 } else { 10 };
+/// Files that one such call syncs. A checkpoint has small ends copied, so that nothing presses.
+const IDLE_SYNCS: usize = if cfg!(test) { 3 } else { 128 };
 
 /// One file of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +36,8 @@ pub(super) struct Dirty {
     pub file: Arc<dyn File>,
     pub from: u32,
     pub to: u32,
+    /// The look ([`Handles::sync_idle`]) before it was written to.
+    look: u32,
 }
 
 /// See the module.
@@ -50,6 +57,8 @@ struct Inner {
     dirty: BTreeMap<Name, Dirty>,
     /// The names in it, those first that came first.
     dirty_since: VecDeque<Name>,
+    /// How often idle files were looked for.
+    look: u32,
     /// Time indexes that were synced before their time.
     synced_indexes: Vec<Name>,
     /// Directories in which names have changed.
@@ -107,11 +116,25 @@ impl Handles {
     /// Bytes `from..to` of a file were written and are not synced.
     pub fn written(&self, name: Name, file: Arc<dyn File>, from: u32, to: u32) {
         let mut inner = self.lock();
+        let look = inner.look;
         if let Some(dirty) = inner.dirty.get_mut(&name) {
             dirty.from = dirty.from.min(from);
             dirty.to = dirty.to.max(to);
+            dirty.look = look;
         } else {
-            inner.dirty.insert(name, Dirty { file, from, to });
+            inner.dirty.insert(name, Dirty { file, from, to, look });
+            inner.dirty_since.push_back(name);
+        }
+    }
+
+    /// What a checkpoint took and did not sync. It has been at rest for as long as before.
+    pub fn put_back(&self, name: Name, unsynced: Dirty) {
+        let mut inner = self.lock();
+        if let Some(dirty) = inner.dirty.get_mut(&name) {
+            dirty.from = dirty.from.min(unsynced.from);
+            dirty.to = dirty.to.max(unsynced.to);
+        } else {
+            inner.dirty.insert(name, unsynced);
             inner.dirty_since.push_back(name);
         }
     }
@@ -130,7 +153,12 @@ impl Handles {
             let names: Vec<Name> = inner.dirty_since.drain(..count).collect();
             names.into_iter().filter_map(|name| Some((name, inner.dirty.get(&name)?.clone()))).collect::<Vec<_>>()
         };
-        for (name, synced) in oldest {
+        self.sync_and_close(oldest)
+    }
+
+    /// A file that was written to meanwhile stays open.
+    fn sync_and_close(&self, files: Vec<(Name, Dirty)>) -> io::Result<()> {
+        for (name, synced) in files {
             self.sync_early(&synced)?;
             let mut inner = self.lock();
             match inner.dirty.get(&name) {
@@ -144,6 +172,28 @@ impl Handles {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is anything that [`Handles::sync_idle`] may once find.
+    pub fn is_dirty(&self) -> bool {
+        !self.lock().dirty.is_empty()
+    }
+
+    /// Syncs and closes some of the files that nobody has written to for a while. To be called from time to time.
+    pub fn sync_idle(&self) -> io::Result<()> {
+        let idle = {
+            let mut inner = self.lock();
+            inner.look = inner.look.wrapping_add(1);
+            let Inner { dirty, dirty_since, look, .. } = &mut *inner;
+            let is_idle = |dirty: &Dirty| look.wrapping_sub(dirty.look) > IDLE_LOOKS;
+            let idle = dirty.iter().filter(|(_, dirty)| is_idle(dirty)).take(IDLE_SYNCS);
+            let idle: BTreeMap<Name, Dirty> = idle.map(|(name, dirty)| (*name, dirty.clone())).collect();
+            if !idle.is_empty() {
+                dirty_since.retain(|name| !idle.contains_key(name));
+            }
+            idle
+        };
+        self.sync_and_close(idle.into_iter().collect())
     }
 
     /// Nobody knows what is durable after an error: whatever the reason, it is not to be tried again.

@@ -147,6 +147,13 @@ impl SimDisk {
         files.map(|(path, file)| (path, state.inodes[&file].cache.to_vec())).collect()
     }
 
+    /// The files that are open.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let state = lock(&self.state);
+        let files = state.names.files().into_iter();
+        files.filter(|(_, file)| state.inodes[file].handles > 0).map(|(path, _)| path).collect()
+    }
+
     /// A file's bytes as a program reads them.
     pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
         let state = lock(&self.state);

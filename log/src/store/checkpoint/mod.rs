@@ -207,7 +207,9 @@ impl Checkpointer {
         let may_copy = |(name, dirty): &(Name, Dirty)| {
             name.suffix == Suffix::Log && dirty.to - dirty.from <= self.copy_bytes && is_needed(name)
         };
-        let (mut small, mut large): (Vec<_>, Vec<_>) = dirty.into_iter().partition(may_copy);
+        // All of some was synced before.
+        let unsynced = dirty.into_iter().filter(|(_, dirty)| dirty.from < dirty.to);
+        let (mut small, mut large): (Vec<_>, Vec<_>) = unsynced.partition(may_copy);
         small.sort_by_key(|(name, dirty)| (dirty.to - dirty.from, *name));
         let mut left = self.copy_bytes_all;
         let fits = |(_, dirty): &(Name, Dirty)| {
@@ -257,7 +259,7 @@ impl Checkpointer {
     async fn copy(&self, files: Ends) -> Result<(), End> {
         let mut waiting = Vec::with_capacity(files.len());
         for (name, dirty) in files {
-            self.shared.handles.written(name, Arc::clone(&dirty.file), dirty.from, dirty.to);
+            self.shared.handles.put_back(name, dirty.clone());
             let (disk, shared) = (self.env.disk(), Arc::clone(&self.shared));
             let read = self.env.offload(move || read_end(&*disk, &shared, name, &dirty)).await;
             // A partition that is being deleted has nothing to lose.
