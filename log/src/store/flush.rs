@@ -299,6 +299,11 @@ impl Flush {
         }
     }
 
+    /// There may be something to sync.
+    pub fn look_at_files(&self) {
+        self.written_much.notify_one();
+    }
+
     fn is_removed(&self) {
         self.lock().removed += 1;
         self.done.notify_waiters();
@@ -307,7 +312,7 @@ impl Flush {
     fn end(&self) {
         self.lock().ended = true;
         self.removal.notify_one();
-        self.written_much.notify_one();
+        self.look_at_files();
     }
 
     fn written(&self, count: usize) {
@@ -411,7 +416,7 @@ impl Flusher {
             }
             self.room.look(&*self.env.disk(), &self.shared.flush);
             self.shared.flush.written(count);
-            self.shared.flush.written_much.notify_one();
+            self.shared.flush.look_at_files();
             self.shared.tail.evict();
             self.env.step().await;
         }
