@@ -17,6 +17,15 @@ const MIB: usize = 1024 * 1024;
 pub(super) const SMALL: usize = 4 * 1024;
 /// What is written at once where the disk shall do as much as it can with every write synced.
 pub(super) const LARGE: usize = MIB;
+/// And where it does half as much.
+pub(super) const HALF: usize = 256 * 1024;
+
+/// Files behind the log where everything is written twice, and how much of each may be unsynced.
+const FILES: usize = 128;
+const UNSYNCED: usize = 2 * MIB;
+/// They are written so much at a time, and never so much later than the log.
+const ROUND: usize = 8 * MIB;
+const BEHIND: usize = 128 * MIB;
 
 /// Synced writes of one size.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +52,7 @@ pub(super) fn memory_copy(env: &Env) -> f64 {
 pub(super) fn one_file(env: &Env, dir: &Path, piece: usize, time: Duration) -> io::Result<Synced> {
     let file = written(env, dir, "limit", FILE_BYTES)?;
     let pieces = FILE_BYTES / piece as u64;
-    let synced = measure(env, piece, time, |bytes, count| {
+    let synced = measure(env, piece, time, None, |bytes, count| {
         file.write_at(count % pieces * piece as u64, &[IoSlice::new(bytes)])?;
         file.sync_data()
     })?;
@@ -57,13 +66,72 @@ pub(super) fn many_files(env: &Env, dir: &Path, count: usize, piece: usize, time
     let names: Vec<String> = (0..count).map(|number| format!("limit-{number}")).collect();
     let files = names.iter().map(|name| written(env, dir, name, EACH)).collect::<io::Result<Vec<_>>>()?;
     let pieces = EACH / piece as u64;
-    let synced = measure(env, piece, time, |bytes, number| {
+    let synced = measure(env, piece, time, None, |bytes, number| {
         let file = &files[(number % count as u64) as usize];
         file.write_at(number / count as u64 % pieces * piece as u64, &[IoSlice::new(bytes)])?;
         file.sync_data()
     })?;
     names.iter().try_for_each(|name| env.disk().unlink(&dir.join(name)))?;
     Ok(synced)
+}
+
+/// What a log in front of segments comes to at the most: pieces into one file, each with a sync, and once more behind it,
+/// in parts, into many files that grow, through the page cache. Of these each is synced when it has got so much that no
+/// more than a little is ever dirty. `bytes_per_second`: no faster than this.
+pub(super) async fn twice(
+    env: &Env,
+    dir: &Path,
+    piece: usize,
+    time: Duration,
+    bytes_per_second: Option<f64>,
+) -> io::Result<Synced> {
+    let (hand_over, handed) = std::sync::mpsc::sync_channel::<usize>(BEHIND / piece);
+    let (segments_env, segments_dir) = (env.clone(), dir.join("limit-segments"));
+    let segments = env.blocking("bench-segments", move || grow(&segments_env, &segments_dir, &handed))?;
+    let (log_env, log_dir) = (env.clone(), dir.to_owned());
+    let log = env.blocking("bench-disk", move || {
+        let file = written(&log_env, &log_dir, "limit", FILE_BYTES)?;
+        let pieces = FILE_BYTES / piece as u64;
+        let pause = bytes_per_second.map(|rate| Duration::from_secs_f64(piece as f64 / rate));
+        let synced = measure(&log_env, piece, time, pause, |bytes, count| {
+            file.write_at(count % pieces * piece as u64, &[IoSlice::new(bytes)])?;
+            file.sync_data()?;
+            hand_over.send(bytes.len()).map_err(io::Error::other)
+        });
+        drop(hand_over);
+        log_env.disk().unlink(&log_dir.join("limit"))?;
+        synced
+    })?;
+    let gone = |_| io::Error::other("a measurement has ended too soon");
+    let synced = log.await.map_err(gone)?;
+    segments.await.map_err(gone)??;
+    synced
+}
+
+/// The files behind: every piece goes to the next of them, and they are written [`ROUND`] at a time.
+fn grow(env: &Env, dir: &Path, handed: &std::sync::mpsc::Receiver<usize>) -> io::Result<()> {
+    let disk = env.disk();
+    disk.create_dir(dir)?;
+    let open = |number| disk.open(&dir.join(format!("{number}")), Open::Create);
+    let files = (0..FILES).map(open).collect::<io::Result<Vec<_>>>()?;
+    let bytes = vec![9u8; ROUND / FILES];
+    let (mut waiting, mut at, mut synced) = (0, 0u64, 0);
+    for piece in handed {
+        waiting += piece;
+        if waiting < ROUND {
+            continue;
+        }
+        waiting -= ROUND;
+        files.iter().try_for_each(|file| file.write_at(at, &[IoSlice::new(&bytes)]).map(drop))?;
+        at += bytes.len() as u64;
+        // Each in its turn, so that every file is synced once in `UNSYNCED` bytes of its own.
+        for _ in 0..ROUND / UNSYNCED {
+            files[synced % FILES].sync_data()?;
+            synced += 1;
+        }
+    }
+    drop(files);
+    disk.remove_dir(dir)
 }
 
 fn written(env: &Env, dir: &Path, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
@@ -82,6 +150,7 @@ fn measure(
     env: &Env,
     piece: usize,
     time: Duration,
+    pause: Option<Duration>,
     write: impl Fn(&[u8], u64) -> io::Result<()>,
 ) -> io::Result<Synced> {
     let bytes = vec![8u8; piece];
@@ -89,10 +158,14 @@ fn measure(
     let began = env.monotonic();
     let mut last = began;
     while last - began < time {
+        let mut due = last;
+        if let Some(pause) = pause {
+            due = began + pause * times.len() as u32;
+            std::thread::sleep(due.saturating_sub(env.monotonic()));
+        }
         write(&bytes, times.len() as u64)?;
-        let now = env.monotonic();
-        times.push((now - last).as_secs_f64() * 1e3);
-        last = now;
+        last = env.monotonic();
+        times.push((last - due).as_secs_f64() * 1e3);
     }
     let bytes_per_second = (times.len() * piece) as f64 / (last - began).as_secs_f64();
     times.sort_by(f64::total_cmp);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use log::{Env, Error, Node, NodeConfig, StoreMetrics};
 
-use self::limits::{LARGE, SMALL, Synced};
+use self::limits::{HALF, LARGE, SMALL, Synced};
 use self::load::{Appended, Load};
 use super::Failure;
 
@@ -105,6 +105,9 @@ struct Figures {
     copies: Vec<f64>,
     disk: [Vec<Synced>; PIECES.len()],
     segments: Vec<Synced>,
+    /// Everything written twice, as fast as it goes and half as fast.
+    twice: Vec<Synced>,
+    twice_half: Vec<Synced>,
     loads: Vec<(Load, Vec<Outcome>)>,
     tails: Vec<f64>,
 }
@@ -119,7 +122,15 @@ async fn bench(env: &Env, arguments: &LogBench) -> Result<(), Error> {
         }
     }
     let disk = std::array::from_fn(|_| Vec::new());
-    let mut figures = Figures { copies: Vec::new(), disk, segments: Vec::new(), loads, tails: Vec::new() };
+    let mut figures = Figures {
+        copies: Vec::new(),
+        disk,
+        segments: Vec::new(),
+        twice: Vec::new(),
+        twice_half: Vec::new(),
+        loads,
+        tails: Vec::new(),
+    };
     for _ in 0..arguments.rounds {
         round(env, arguments, &mut figures).await?;
     }
@@ -142,6 +153,10 @@ async fn round(env: &Env, arguments: &LogBench, figures: &mut Figures) -> Result
     let (pieces, segments) = alone.await.map_err(|_| Error::Unknown)??;
     figures.disk.iter_mut().zip(pieces).for_each(|(rounds, synced)| rounds.push(synced));
     figures.segments.push(segments);
+    let twice = limits::twice(env, &arguments.dir, LARGE, time, None).await?;
+    let half = twice.bytes_per_second / 2.0;
+    figures.twice.push(twice);
+    figures.twice_half.push(limits::twice(env, &arguments.dir, HALF, time, Some(half)).await?);
     let data = arguments.dir.join("data");
     for (load, outcomes) in &mut figures.loads {
         let node = Node::open(env.clone(), &data, NodeConfig::default()).await?;
@@ -168,12 +183,12 @@ async fn round(env: &Env, arguments: &LogBench, figures: &mut Figures) -> Result
 impl Figures {
     fn print(&self, arguments: &LogBench) {
         println!("1 kB records, {} s each, medians of {} rounds", arguments.seconds, arguments.rounds);
-        println!("memory copy {:>38.1} GB/s", median(self.copies.iter().copied()) / 1e9);
+        println!("memory copy {:>44.1} GB/s", median(self.copies.iter().copied()) / 1e9);
         let synced = |what: String, rounds: &[Synced]| {
             let of = |figure: fn(&Synced) -> f64| median(rounds.iter().map(figure));
             let (p50, p99) = (of(|synced| synced.p50_ms), of(|synced| synced.p99_ms));
             let rate = of(|synced| synced.bytes_per_second);
-            println!("{what:<44} {:>6.0} MB/s   p50 {p50:.2} ms, p99 {p99:.2} ms", rate / 1e6);
+            println!("{what:<50} {:>6.0} MB/s   p50 {p50:.2} ms, p99 {p99:.2} ms", rate / 1e6);
             rate
         };
         let mut limit = f64::NAN;
@@ -181,23 +196,31 @@ impl Figures {
             limit = synced(format!("disk: one file, {:>4} KiB written and synced", piece / 1024), rounds);
         }
         synced("disk: 128 files in turn,  16 KiB and a sync".to_owned(), &self.segments);
-        println!("\nThe log, beside the disk's {:.0} MB/s of {} KiB at once:", limit / 1e6, LARGE / 1024);
+        let twice = synced(format!("disk: one file, {:>4} KiB, and all once more behind", LARGE / 1024), &self.twice);
+        synced(format!("disk:           {:>4} KiB, half as fast", HALF / 1024), &self.twice_half);
         println!(
-            "                              as fast as it goes              a group of the log     at half of that"
+            "\nThe log, beside the disk's {:.0} MB/s of {} KiB at once, and {:.0} MB/s where all is written twice:",
+            limit / 1e6,
+            LARGE / 1024,
+            twice / 1e6
         );
         println!(
-            "partitions   batch flush    MB/s   limit   p50 ms   p99 ms     KiB  write   sync ms   p50 ms   p99 ms"
+            "                              as fast as it goes                    a group of the log     at half of that"
+        );
+        println!(
+            "partitions   batch flush    MB/s   limit twice   p50 ms   p99 ms     KiB  write   sync ms   p50 ms   p99 ms"
         );
         for (load, outcomes) in &self.loads {
             let of = |figure: fn(&Outcome) -> f64| median(outcomes.iter().map(figure));
             let rate = of(|outcome| outcome.full.bytes_per_second);
             println!(
-                "{:>10} {:>3} KiB {:<5} {:>7.0} {:>5.0} % {:>8.2} {:>8.2} {:>7.0} {:>6.2} {:>9.2} {:>8.2} {:>8.2}",
+                "{:>10} {:>3} KiB {:<5} {:>7.0} {:>5.0} % {:>3.0} % {:>8.2} {:>8.2} {:>7.0} {:>6.2} {:>9.2} {:>8.2} {:>8.2}",
                 load.partitions,
                 load.batch_bytes / 1024,
                 load.flush,
                 rate / 1e6,
                 100.0 * rate / limit,
+                100.0 * rate / twice,
                 of(|outcome| outcome.full.p50_ms),
                 of(|outcome| outcome.full.p99_ms),
                 of(|outcome| outcome.groups.bytes) / 1024.0,
