@@ -129,7 +129,7 @@ fn write(tools: &KafkaTools, data: &Path) -> (String, Vec<Record>) {
     wait_for("a row of an aborted transaction", 60, || {
         let refused = block_on(async { program.connect().await.batch_execute(&half).await });
         assert!(refused.is_err(), "a record over max.message.bytes");
-        newest_lines(&program).contains(ABORTED).then_some(())
+        newest_lines(&program, TOPIC).contains(ABORTED).then_some(())
     });
     acknowledged.extend(by_confluent(&program, &["snappy", "zstd"]).1);
     program.stop();
@@ -160,9 +160,9 @@ fn by_java(tools: &KafkaTools, program: &Program, codec: &str, from: i64) -> Vec
 }
 
 /// What stands at the end of the topic, committed or not.
-fn newest_lines(program: &Program) -> String {
+fn newest_lines(program: &Program, topic: &str) -> String {
     let out = run(Command::new("kcat")
-        .args(["-b", &program.kafka.to_string(), "-t", TOPIC, "-p", "0", "-C", "-o", "-100", "-e", "-q"])
+        .args(["-b", &program.kafka.to_string(), "-t", topic, "-p", "0", "-C", "-o", "-100", "-e", "-q"])
         .args(["-X", "isolation.level=read_uncommitted"]));
     String::from_utf8(out.stdout).expect("utf-8")
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kafka_protocol::records;
 use serde_json::Value;
 
-use super::history::{At, History, Log, Logs, Told, Transaction};
+use super::history::{At, History, Log, Logs, Told, Transaction, brief, key_of};
 use crate::support::block_on;
 use crate::support::broker::{Broker, OFFSET_OUT_OF_RANGE};
 use crate::support::clients::try_text_rows;
@@ -81,9 +81,9 @@ impl Produced {
     fn value(&self, n: usize) -> String {
         let writer = self.writer;
         if !self.keyed {
-            return format!("{writer}.{n}.{}", "x".repeat(n * 37 % 4000));
+            return format!("{writer}.{n}.x{}", n * 37 % 4000);
         }
-        let rest = if n % 7 == 3 { "-".to_owned() } else { "x".repeat(n * 37 % 600) };
+        let rest = if n % 7 == 3 { "-".to_owned() } else { format!("x{}", n * 37 % 600) };
         format!("{writer}.{n}.{}-{}.{rest}", n / 2000, n * n % 61)
     }
 }
@@ -92,13 +92,15 @@ impl Produced {
 /// nobody has given.
 fn called(key: Option<String>, value: Option<String>, header: Option<String>) -> String {
     match (key, value) {
-        (None, Some(value)) if !value.starts_with('{') => value,
+        (None, Some(value)) if !value.starts_with('{') => brief(&value),
         // A row of a table.
         (_, Some(value)) if value.starts_with('{') => {
             let row: Value = serde_json::from_str(&value).unwrap_or_else(|e| panic!("{value}: {e}"));
             row["line"].as_str().expect("a line").to_owned()
         }
-        (Some(key), Some(value)) if header.as_ref().is_some_and(|n| value.starts_with(&format!("{n}.{key}."))) => value,
+        (Some(key), Some(value)) if header.as_ref().is_some_and(|n| value.starts_with(&format!("{n}.{key}."))) => {
+            brief(&value)
+        }
         (Some(key), None) => format!("{}.{key}.-", header.unwrap_or_default()),
         (key, value) => format!("{value:?} under {key:?} of {header:?}"),
     }
@@ -234,41 +236,71 @@ fn follow(broker: &mut Broker, at: &At, seen: &mut Seen) -> std::io::Result<()> 
     Ok(())
 }
 
-/// Writes `tx.N.I` into two tables with one column, `line`, and `tx.N.KEY.` into one with a key, `k`; in one transaction
-/// each time.
+/// How many transactions the table with a key stands, and how many it does not: while it stands its topic is held, and not
+/// compacted.
+const TABLE_STANDS: (usize, usize) = (30, 15);
+
+/// Writes `tx.N.I` into two tables with one column, `line`, and `tx.N.KEY.row` into one with a key, `k`, while that stands;
+/// in one transaction each time.
 pub fn transactions(postgres: SocketAddr, tables: [&'static str; 2], keyed: &'static str) -> Actor<Vec<Transaction>> {
     let url = format!("postgres://someone@{postgres}/riverrun");
+    let mut stands = false;
     Actor::start(Vec::new(), move |tried| {
         let n = tried.len();
-        let values: Vec<String> = (0..3 + n % 5).map(|i| format!("tx.{n}.{i}")).collect();
-        let key = format!("k{}", n * n % 23);
-        let row = format!("tx.{n}.{key}.");
-        let insert = |table: &str, values: &[String]| {
-            let rows: Vec<_> = values.iter().map(|value| format!("('{value}')")).collect();
-            format!("INSERT INTO {table} VALUES {};", rows.join(", "))
+        let (length, pause) = TABLE_STANDS;
+        let wanted = n % (length + pause) < length;
+        let transaction = transaction(n, wanted);
+        let sql = match (wanted, stands) {
+            (true, false) => format!(
+                "CREATE TABLE {keyed} (k TEXT PRIMARY KEY, line TEXT) WITH (topic = '{keyed}', format = 'json')"
+            ),
+            (false, true) => format!("DROP TABLE {keyed}"),
+            _ => sql_of(&transaction, tables, keyed),
         };
-        let (one, other) = values.split_at(1 + n % 2);
-        let (one, other) = (insert(tables[0], one), insert(tables[1], other));
-        let sql = format!("BEGIN; {one} INSERT INTO {keyed} VALUES ('{key}', '{row}'); {other} COMMIT");
-        block_on(async {
-            let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await else {
-                return false;
-            };
+        let told = block_on(async {
+            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok()?;
             tokio::spawn(connection);
-            let committed = match try_text_rows(&client, &sql).await {
-                Ok(_) => true,
-                Err(error) if error.as_db_error().is_none_or(is_over) => false,
+            match try_text_rows(&client, &sql).await {
+                Ok(_) => Some(true),
+                Err(error) if error.as_db_error().is_none_or(is_over) => Some(false),
+                // What was not answered was done.
+                Err(error) if stands != wanted && error.as_db_error().is_some_and(is_done) => Some(true),
                 Err(error) => panic!("{sql}: {error:?}"),
-            };
-            tried.push(Transaction { values, row, committed });
-            committed
-        })
+            }
+        });
+        match told {
+            Some(done) if stands != wanted => stands ^= done,
+            Some(committed) => tried.push(Transaction { committed, ..transaction }),
+            None => {}
+        }
+        told == Some(true)
     })
+}
+
+fn transaction(n: usize, keyed: bool) -> Transaction {
+    let row = keyed.then(|| format!("tx.{n}.k{}.row", n * n % 23));
+    Transaction { values: (0..3 + n % 5).map(|i| format!("tx.{n}.{i}")).collect(), row, committed: false }
+}
+
+fn sql_of(transaction: &Transaction, tables: [&str; 2], keyed: &str) -> String {
+    let insert = |table: &str, values: &[String]| {
+        let rows: Vec<_> = values.iter().map(|value| format!("('{value}')")).collect();
+        format!("INSERT INTO {table} VALUES {};", rows.join(", "))
+    };
+    let (one, other) = transaction.values.split_at(1 + transaction.values.len() % 2);
+    let (one, other) = (insert(tables[0], one), insert(tables[1], other));
+    let row = transaction.row.iter().map(|row| format!("INSERT INTO {keyed} VALUES ('{}', '{row}');", key_of(row)));
+    format!("BEGIN; {one} {} {other} COMMIT", row.collect::<String>())
 }
 
 /// The program has ended, or is about to: somebody wants it to, or its disk has failed.
 fn is_over(error: &tokio_postgres::error::DbError) -> bool {
     error.code().code().starts_with("57P") || error.code().code() == "58030"
+}
+
+/// The table is there already, or is not.
+fn is_done(error: &tokio_postgres::error::DbError) -> bool {
+    ["42P07", "42P01"].contains(&error.code().code())
 }
 
 /// All partitions as they are now.

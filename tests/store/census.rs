@@ -46,16 +46,20 @@ impl Census {
         self.seen.extend(self.now.iter().cloned());
     }
 
+    /// Whether a segment of this topic was seen that compaction has written.
+    pub fn has_compacted(&self, topic: &Path) -> bool {
+        self.seen.iter().any(|path| path.starts_with(topic) && is_compacted(path))
+    }
+
     /// Whether everything was seen that a run is to have seen.
     pub fn all_has_happened(&mut self, data: &Path) -> bool {
-        let compacted = |path: &&PathBuf| path.to_string_lossy().contains("/compacted-");
         let first = |path: &&PathBuf| path.ends_with("00000000000000000000.log");
         let said = Program::said(data);
         let passes: Vec<&str> = said.lines().filter(|line| line.contains("compacted partition=")).collect();
         let sum = |name: &str| passes.iter().map(|line| figure(line, name)).sum();
         self.figures = Figures {
-            rolled: self.seen.iter().filter(|path| !compacted(path) && !first(path)).count(),
-            cleaned: self.seen.iter().filter(compacted).count(),
+            rolled: self.seen.iter().filter(|path| !is_compacted(path) && !first(path)).count(),
+            cleaned: self.seen.iter().filter(|path| is_compacted(path)).count(),
             removed: self.seen.difference(&self.now).count(),
             passes: passes.len(),
             superseded: sum("superseded"),
@@ -70,6 +74,10 @@ impl fmt::Debug for Census {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.figures.fmt(f)
     }
+}
+
+fn is_compacted(file: &Path) -> bool {
+    file.to_string_lossy().contains("/compacted-")
 }
 
 /// The number behind `NAME=`.

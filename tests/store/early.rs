@@ -53,8 +53,7 @@ fn first_loss(binary: &str, settings: &[(&str, &str)]) -> Option<(u64, String)> 
         wait_for("acknowledgements", 60, || (producing.steps.load(Ordering::Relaxed) > 20).then_some(()));
         // A moment drawn from the seed. What is tested does not depend on its length.
         std::thread::sleep(Duration::from_millis(random.below(50)));
-        volume.cut();
-        program.kill();
+        volume.cut(program);
         volume.mount_again();
         acknowledged.extend(producing.stop());
     }
@@ -82,6 +81,9 @@ fn lost(broker: &mut Broker, acknowledged: &BTreeMap<i64, String>) -> Option<Str
     let records = broker.topic(TOPIC).records;
     let there: BTreeMap<i64, &str> =
         records.iter().map(|record| (record.offset, record.value.as_deref().expect("a value"))).collect();
-    let lost = acknowledged.iter().find(|(offset, value)| there.get(offset).copied() != Some(value.as_str()));
-    lost.map(|(offset, value)| format!("{value:.12} was acknowledged at {offset}, {:.12?} is there", there.get(offset)))
+    let lost: Vec<_> =
+        acknowledged.iter().filter(|(offset, value)| there.get(offset).copied() != Some(value.as_str())).collect();
+    let (offset, value) = lost.first()?;
+    let (count, all, is) = (lost.len(), acknowledged.len(), there.get(offset));
+    Some(format!("{count} of {all}: {value:.12} was acknowledged at {offset}, {is:.12?} is there"))
 }

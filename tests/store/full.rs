@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::actors::{Produced, Producer, logs};
-use super::history::{At, History, Kept, Told, check};
+use super::history::{At, History, Kept, Told, brief, check};
 use super::power::{Volume, cuts_asked_for};
 use crate::support::broker::Broker;
 use crate::support::clients::run;
@@ -115,9 +115,9 @@ impl Probe {
         let at = || ("probe".to_owned(), 0);
         let value = format!("probe.{}.{}", self.next, "x".repeat(1000));
         self.next += 1;
-        self.history.tried.entry(at()).or_default().push(value.clone());
+        self.history.tried.entry(at()).or_default().push(brief(&value));
         match self.broker.produce("probe", 0, std::slice::from_ref(&value)).expect("connected") {
-            Ok(offset) => self.history.acknowledged.push(Told { at: at(), offset, value }),
+            Ok(offset) => self.history.acknowledged.push(Told { at: at(), offset, value: brief(&value) }),
             Err(REQUEST_TIMED_OUT) => return false,
             Err(code) => panic!("error {code} is no reason to come again"),
         }
@@ -143,9 +143,10 @@ impl Probe {
         self.broker.delete_topic("small").expect("connected").expect("a deletion has room");
         assert_eq!(self.broker.topic_id("small").expect("connected"), Err(UNKNOWN_TOPIC_OR_PARTITION));
         let records = self.broker.topic("probe").records;
-        let there: BTreeMap<i64, Option<String>> = records.into_iter().map(|r| (r.offset, r.value)).collect();
+        let value = |value: Option<String>| brief(&value.expect("a value"));
+        let there: BTreeMap<i64, String> = records.into_iter().map(|r| (r.offset, value(r.value))).collect();
         for told in &self.history.acknowledged {
-            assert_eq!(there.get(&told.offset), Some(&Some(told.value.clone())), "offset {}", told.offset);
+            assert_eq!(there.get(&told.offset), Some(&told.value), "offset {}", told.offset);
         }
         assert!(!program.rows("SHOW TOPICS").is_empty());
     }

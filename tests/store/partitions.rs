@@ -40,15 +40,11 @@ fn idle_partitions_cost_next_to_nothing() {
     let program = Program::start_with(&data, &SETTINGS);
     let mut broker = Broker::connect(program.kafka);
     broker.create_topic(BUSY, 1, &[]).expect("connected").expect("created");
+    // What is taken once, however many partitions there are, is taken for the first of them.
+    create(&mut broker, 0);
     let before = settled(&mut broker, &program);
-    for topic in 0..partitions / PARTITIONS_OF_A_TOPIC {
-        let name = format!("idle-{topic}");
-        broker.create_topic(&name, PARTITIONS_OF_A_TOPIC, &[]).expect("connected").expect("created");
-        let value = [format!("{topic} {}", "x".repeat(100))];
-        let batches: Vec<_> = (0..PARTITIONS_OF_A_TOPIC).map(|partition| (partition, &value[..])).collect();
-        for said in broker.produce_all(&name, &batches).expect("connected") {
-            assert_eq!(said, Ok(0));
-        }
+    for topic in 1..=partitions / PARTITIONS_OF_A_TOPIC {
+        create(&mut broker, topic);
     }
     let after = settled(&mut broker, &program);
     check("in the life that wrote them", before, after, partitions);
@@ -60,7 +56,19 @@ fn idle_partitions_cost_next_to_nothing() {
     let program = Program::start_with(&other, &SETTINGS);
     let mut broker = Broker::connect(program.kafka);
     broker.create_topic(BUSY, 1, &[]).expect("connected").expect("created");
+    create(&mut broker, 0);
     check("in the next", settled(&mut broker, &program), again, partitions);
+}
+
+/// One more topic, with a record in each of its partitions.
+fn create(broker: &mut Broker, topic: i32) {
+    let name = format!("idle-{topic}");
+    broker.create_topic(&name, PARTITIONS_OF_A_TOPIC, &[]).expect("connected").expect("created");
+    let value = [format!("{topic} {}", "x".repeat(100))];
+    let batches: Vec<_> = (0..PARTITIONS_OF_A_TOPIC).map(|partition| (partition, &value[..])).collect();
+    for said in broker.produce_all(&name, &batches).expect("connected") {
+        assert_eq!(said, Ok(0));
+    }
 }
 
 /// Writes somewhere else until everything that was written before is in its segment and in a checkpoint, and out of the
@@ -71,7 +79,7 @@ fn settled(broker: &mut Broker, program: &Program) -> Use {
     for _ in 0..120 {
         broker.produce(BUSY, 0, &value).expect("connected").expect("taken");
     }
-    wait_for("checkpoints to come to an end", 60, || {
+    wait_for("checkpoints to come to an end", 100, || {
         let used = used(program, &busy);
         (used.idle_files == 0).then_some(used)
     })
@@ -105,5 +113,6 @@ fn check(when: &str, before: Use, after: Use, partitions: i32) {
     println!("{partitions} partitions, {when}: {each} bytes each; {before:?}, {after:?}");
     assert!(each < BYTES_MAX, "{each} bytes each, {when}");
     assert!(after.files <= before.files + 20, "{before:?}, {after:?}, {when}");
-    assert!(after.threads <= before.threads + 2, "{before:?}, {after:?}, {when}");
+    // A pool may have grown to its bound.
+    assert!(after.threads <= before.threads + 16, "{before:?}, {after:?}, {when}");
 }

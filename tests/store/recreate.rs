@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::actors::Actor;
+use super::history::brief;
 use super::lives::{Life, Seen, Sight};
 use crate::support::broker::Broker;
 use crate::support::random::Random;
@@ -149,7 +150,7 @@ impl Course {
         let sizes: Vec<usize> = (0..BATCH).map(|_| self.random.below(SIZE_MAX) as usize).collect();
         let values = (from..).zip(sizes).map(|(n, size)| format!("{name}.{generation}.{n}.{}", "x".repeat(size)));
         let values: Vec<String> = values.collect();
-        let shared: Vec<Arc<str>> = values.iter().map(|value| Arc::from(value.as_str())).collect();
+        let shared: Vec<Arc<str>> = values.iter().map(|value| Arc::from(brief(value))).collect();
         let life = self.life();
         life.tried.extend(shared.iter().cloned());
         match broker.produce(name, 0, &values)? {
@@ -168,7 +169,7 @@ impl Course {
             let part = broker.read(name, 0, next)?.unwrap_or_else(|code| panic!("{name} at {next}: error {code}"));
             for record in part.records {
                 let value = record.value.expect("a value");
-                let value = std::str::from_utf8(&value).expect("utf-8");
+                let value = brief(std::str::from_utf8(&value).expect("utf-8"));
                 let known = self.life().acknowledged.get(&record.offset).filter(|known| ***known == *value);
                 records.push((record.offset, known.map_or_else(|| Arc::from(value), Arc::clone)));
             }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{
-    Batch, Segment, a_changed_byte_is_seen, all_files_are_sound, files_below, is_dumped, partition_of, segments,
-    transactions_agree,
+    Batch, Segment, a_changed_byte_is_seen, all_files_are_sound, files_below, has_end, is_dumped, newest_lines,
+    partition_of, segments, transactions_agree,
 };
+use crate::support::broker::Broker;
 use crate::support::clients::python;
 use crate::support::kafka_tools::{Depth, Dumped, KafkaTools, asked_for};
 use crate::support::program::Program;
@@ -38,9 +39,9 @@ for codec in ["none", "gzip", "snappy", "zstd"]:
         text = lambda b: None if b is None else b.decode()
         print(json.dumps([msg.offset(), text(msg.key()), text(msg.value())]))
     for i in range(1500):
-        k = "gone %d %d" % (round, i // 20) if i % 10 == 3 else "%s %d" % (codec, i * i % 101)
+        k = "gone-%d-%d" % (round, i // 20) if i % 10 == 3 else "%s-%d" % (codec, i * i % 101)
         key = json.dumps({"k": k}, separators=(",", ":"))
-        value = None if i % 20 == 13 else json.dumps({"k": k, "line": 2 * rng.randbytes(rng.randrange(50, 350)).hex()}, separators=(",", ":"))
+        value = None if i % 20 == 13 else json.dumps({"k": k, "line": rng.randbytes(rng.randrange(200, 800)).hex()}, separators=(",", ":"))
         producer.produce(topic, value, key, on_delivery=done)
         producer.poll(0)
     assert producer.flush(60) == 0
@@ -84,31 +85,22 @@ fn is_compacted(segment: &Segment) -> bool {
 
 /// Two lives, in each of which compaction works; the last transactions are too new for it.
 fn write(data: &Path, retention_ms: &str) -> (String, Records) {
-    let (mut id, mut written) = (String::new(), Records::new());
-    for round in 0..2 {
+    let mut written = Records::new();
+    let mut id = String::new();
+    for rounds in [&["0", "1"][..], &["2"]] {
         let program = Program::start_with(data, &SETTINGS);
-        let broker = program.kafka.to_string();
-        let printed = python(WRITE, &[&broker, "rows", retention_ms, &round.to_string()]);
-        let (topic_id, lines) = printed.split_once('\n').expect("the topic's id, then records");
-        topic_id.clone_into(&mut id);
-        written.extend(lines.lines().map(|line| {
-            let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
-            let text = |at: usize| record[at].as_str().map(str::to_owned);
-            (record[0].as_i64().expect("an offset"), (text(1), text(2)))
-        }));
-        if round == 0 {
-            program.execute("CREATE TABLE rows (k TEXT PRIMARY KEY, line TEXT) WITH (topic = 'rows', format = 'json')");
-            transactions(&program);
-            // What comes now pushes them into a segment that is sealed.
-            let printed = python(WRITE, &[&broker, "rows", retention_ms, "7"]);
-            written.extend(printed.lines().skip(1).map(|line| {
-                let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
-                let text = |at: usize| record[at].as_str().map(str::to_owned);
-                (record[0].as_i64().expect("an offset"), (text(1), text(2)))
-            }));
+        for round in rounds {
+            id = by_clients(&program, retention_ms, round, &mut written);
+            if *round == "0" {
+                program.execute(
+                    "CREATE TABLE rows (k TEXT PRIMARY KEY, line TEXT) WITH (topic = 'rows', format = 'json')",
+                );
+                // What comes behind pushes them into a segment that is sealed.
+                transactions(&program);
+            }
         }
         settled(data, &program);
-        if round == 1 {
+        if rounds.contains(&"2") {
             transactions(&program);
         }
         program.stop();
@@ -116,27 +108,36 @@ fn write(data: &Path, retention_ms: &str) -> (String, Records) {
     (id, written)
 }
 
+/// Returns the id of the topic.
+fn by_clients(program: &Program, retention_ms: &str, round: &str, written: &mut Records) -> String {
+    let printed = python(WRITE, &[&program.kafka.to_string(), "rows", retention_ms, round]);
+    let (topic_id, lines) = printed.split_once('\n').expect("the topic's id, then records");
+    written.extend(lines.lines().map(|line| {
+        let record: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let text = |at: usize| record[at].as_str().map(str::to_owned);
+        (record[0].as_i64().expect("an offset"), (text(1), text(2)))
+    }));
+    topic_id.to_owned()
+}
+
 /// One that is committed, and one that is aborted with a row of it in the log: the second row is larger than a batch may
-/// be; whether it had got as far as to write the first one is chance.
+/// be; whether it had got as far as to write the first one is chance. While the table is there nothing is compacted.
 fn transactions(program: &Program) {
+    program.execute("CREATE TABLE rows (k TEXT PRIMARY KEY, line TEXT) WITH (topic = 'rows', format = 'json')");
     let half = format!("INSERT INTO rows VALUES ('aborted', 'gone'), ('large', '{}')", "x".repeat(1_100_000));
-    let mut broker = crate::support::broker::Broker::connect(program.kafka);
-    let aborted = |broker: &mut crate::support::broker::Broker| {
-        broker.topic("rows").transactions.iter().filter(|transaction| !transaction.committed).count()
-    };
-    let before = aborted(&mut broker);
     wait_for("a row of an aborted transaction", 60, || {
         let refused = block_on(async { program.connect().await.batch_execute(&half).await });
         assert!(refused.is_err(), "a record over max.message.bytes");
-        (aborted(&mut broker) > before).then_some(())
+        newest_lines(program, "rows").contains(r#""line":"gone""#).then_some(())
     });
     program
         .execute("BEGIN; INSERT INTO rows VALUES ('a', '1'); INSERT INTO rows VALUES ('b', '2'), ('a', '3'); COMMIT");
+    program.execute("DROP TABLE rows");
 }
 
 /// Compaction has nothing left to do, and no file is left of what it has replaced.
 fn settled(data: &Path, program: &Program) {
-    let topic = crate::support::broker::Broker::connect(program.kafka).topic("rows").id;
+    let topic = Broker::connect(program.kafka).topic_id("rows").expect("connected").expect("it is there");
     let partition = data.join("topics").join(topic).join("0");
     let (mut before, mut since) = (0, std::time::Instant::now());
     wait_for("compaction to come to rest", 60, || {
@@ -144,7 +145,7 @@ fn settled(data: &Path, program: &Program) {
         if passes != before {
             (before, since) = (passes, std::time::Instant::now());
         }
-        let logs = files_below(&partition).into_iter().filter(|file| super::has_end(file, &["log"]));
+        let logs = files_below(&partition).into_iter().filter(|file| has_end(file, &["log"]));
         let logs: Vec<PathBuf> = logs.collect();
         let bases: BTreeSet<_> = logs.iter().map(|log| log.file_name().expect("a file").to_owned()).collect();
         let rest = since.elapsed() > std::time::Duration::from_secs(1);
@@ -187,7 +188,7 @@ fn only_gaps_are_complained_of(segments: &[Segment], dumped: &Dumped) {
             pairs.filter(|(one, next)| **one + 1 != **next).map(|(one, next)| format!("  {one} is followed by {next}")),
         );
     }
-    assert!(gaps.len() > 100, "{} gaps", gaps.len());
+    assert!(gaps.len() > 50, "{} gaps", gaps.len());
     let complaints = dumped.complaints.iter().filter(|line| !line.starts_with("Non-consecutive offsets in "));
     assert_eq!(complaints.cloned().collect::<BTreeSet<_>>(), gaps);
 }
