@@ -137,11 +137,8 @@ fn retention_goes_on_behind_a_full_disk() {
         node.checkpoint().await.unwrap();
         disk.set_capacity(Some(0));
         env.sleep(Duration::from_secs(70)).await;
-        assert_eq!(
-            node.log(at).unwrap().bounds().start,
-            Offset(100),
-            "the log starts there, if its files are there or not"
-        );
+        let start = node.log(at).unwrap().bounds().start;
+        assert_eq!(start, Offset(100), "the log starts there, whether its files are there or not");
         disk.set_capacity(None);
         env.sleep(3 * LOOK).await;
         assert_eq!(segments(&disk, at), 0);

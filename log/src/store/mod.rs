@@ -54,7 +54,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use self::checkpoint::Checkpointer;
 use self::cold::Cursors;
 use self::compact::figures::{CompactionMetrics, Figures};
-use self::compact::task::{CompactConfig, Compactor};
+use self::compact::task::{CompactConfig, Compactor, Pause};
 use self::config::PartitionConfig;
 use self::flush::{Flush, Flusher, Unflushed};
 use self::handles::Handles;
@@ -337,6 +337,8 @@ impl Store {
             _lock: lock,
             known: BTreeMap::new(),
             replaced: Vec::new(),
+            removals: Pause::default(),
+            stuck: 0,
         };
         let store = Store {
             env: env.clone(),
@@ -451,7 +453,11 @@ impl Store {
     /// Whoever has opened the log goes on: what finds no room on the disk waits for it from now on, as long as it takes.
     pub fn opened(&self) {
         self.shared.files.press(false);
-        self.stage.send_replace(Stage::Runs);
+        // Nobody waits for this, and the order in which a watch wakes is not a simulation's.
+        self.stage.send_if_modified(|stage| {
+            *stage = Stage::Runs;
+            false
+        });
     }
 
     /// Removes what the log held of a partition whose topic is gone.
@@ -679,29 +685,6 @@ impl Store {
             files: files.count(),
             compaction: self.shared.compaction.metrics(),
         }
-    }
-}
-
-/// What all partitions have in memory, counted one by one.
-#[cfg(test)]
-#[derive(Debug, Default)]
-pub(crate) struct InMemory {
-    /// As the tail counts them.
-    pub bytes: usize,
-    /// Batches that are not in their files.
-    pub unflushed: usize,
-}
-
-#[cfg(test)]
-impl Store {
-    pub fn in_memory(&self) -> InMemory {
-        let mut all = InMemory::default();
-        for partition in self.shared.stable.partitions() {
-            let view = partition.read_view();
-            all.bytes += view.hot.iter().map(tail::cost).sum::<usize>();
-            all.unflushed += view.hot.iter().filter(|batch| batch.next_offset() > view.flushed).count();
-        }
-        all
     }
 }
 

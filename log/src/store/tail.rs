@@ -12,11 +12,6 @@ const OVERHEAD: usize = 160;
 /// Entries of batches that are in memory no more, beyond as many as there are of the others.
 const STALE_MAX: usize = 1024;
 
-#[cfg(test)]
-pub(super) fn cost(batch: &Batch) -> usize {
-    batch.size() + OVERHEAD
-}
-
 /// See the module. Its lock is taken before a partition's view, never the other way round.
 pub(super) struct Tail {
     budget: usize,
@@ -116,6 +111,34 @@ impl Tail {
     pub fn bytes(&self) -> usize {
         self.lock().bytes.max(0) as usize
     }
+}
+
+/// What all partitions have in memory, counted one by one.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct InMemory {
+    /// As the tail counts them.
+    pub bytes: usize,
+    /// Batches that are not in their files.
+    pub unflushed: usize,
+}
+
+#[cfg(test)]
+impl super::Store {
+    pub fn in_memory(&self) -> InMemory {
+        let mut all = InMemory::default();
+        for partition in self.shared.stable.partitions() {
+            let view = partition.read_view();
+            all.bytes += view.hot.iter().map(cost).sum::<usize>();
+            all.unflushed += view.hot.iter().filter(|batch| batch.next_offset() > view.flushed).count();
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+fn cost(batch: &Batch) -> usize {
+    batch.size() + OVERHEAD
 }
 
 #[cfg(test)]

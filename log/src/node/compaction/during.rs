@@ -40,11 +40,11 @@ fn compact(env: &Env, node: &Arc<Node>) -> (Task<Result<(), Error>>, Arc<AtomicB
     (pass, over)
 }
 
-/// Files of topics that do not stand.
-fn left_over(disk: &SimDisk, at: TopicPartition) -> Vec<String> {
+/// A topic's files.
+fn files_of(disk: &SimDisk, at: TopicPartition) -> Vec<String> {
     let directory = format!("/data/topics/{:032x}", u128::from_be_bytes(at.topic.0));
-    let left = disk.image().into_keys().filter(|path| path.starts_with(&directory));
-    left.map(|path| path.display().to_string()).collect()
+    let files = disk.image().into_keys().filter(|path| path.starts_with(&directory));
+    files.map(|path| path.display().to_string()).collect()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_topic_that_is_deleted_during_a_pass_is_gone() {
             pass.await.unwrap().unwrap();
             assert!(env.monotonic() - began < Duration::from_secs(15));
             node.checkpoint().await.unwrap();
-            assert_eq!(left_over(&disk, at), [""; 0], "step {step}");
+            assert_eq!(files_of(&disk, at), [""; 0], "step {step}");
             // The next one of that name is compacted as if nothing had been.
             let at = topic(&node, &[]).await;
             fill(&node, at, 50).await;
@@ -144,6 +144,39 @@ fn a_pass_goes_as_fast_as_it_may_and_ends_with_the_node() {
     }
 }
 
+#[test]
+fn what_passes_do_is_told() {
+    let disk = SimDisk::new(1);
+    let env = Env::simulated(1).with_disk(Arc::new(disk.clone()));
+    env.run(async {
+        let node = open(&env, slow()).await;
+        let at = topic(&node, &[("min.cleanable.dirty.ratio", "1")]).await;
+        let figures = || node.metrics().compaction;
+        assert_eq!(figures(), crate::CompactionMetrics::default());
+        fill(&node, at, 80).await;
+        node.checkpoint().await.unwrap();
+        let segments = files_of(&disk, at).iter().filter(|file| file.ends_with(".log")).count();
+        node.compact().await.unwrap();
+        let first = figures();
+        // All but the active segment, which were read for their keys and once more to be written.
+        assert!(segments > 5 && first.segments == segments as u64 - 1, "{first:?} of {segments}");
+        assert_eq!((first.passes, first.dirty_ratio_max), (1, 0.0));
+        assert!(first.bytes_read > 16_000 && first.bytes_written < first.bytes_read / 4, "{first:?}");
+        assert_eq!(first.pass_us, first.last_pass_us);
+        let rate = (first.bytes_read + first.bytes_written) as f64 / (first.pass_us as f64 / 1e6);
+        // The last bytes of keys are not waited for.
+        assert!((2700.0..3300.0).contains(&rate), "{rate} bytes a second, {first:?}");
+        assert!((0..1000).contains(&(env.now_ms() - first.last_pass_ms)), "{first:?}");
+        // What is dirty and not dirty enough.
+        fill(&node, at, 40).await;
+        node.compact().await.unwrap();
+        let second = figures();
+        assert!((0.5..1.0).contains(&second.dirty_ratio_max), "{second:?}");
+        assert_eq!(crate::CompactionMetrics { dirty_ratio_max: 0.0, ..second }, first);
+        node.shutdown().await;
+    });
+}
+
 /// Whether the call is made by a pass alone.
 fn of_a_pass(call: Call, path: &Path) -> bool {
     let text = path.to_string_lossy();
@@ -211,6 +244,37 @@ fn a_call_that_fails_now_and_then_is_tried_again() {
     for kind in ["Open(Read)", "Open(Create)", "Read", "List", "CreateDir", "RemoveDir", "Unlink"] {
         assert!(kinds.contains(kind), "no {kind} has failed: {kinds:?}");
     }
+}
+
+/// What cannot be removed costs no checkpoint at every look.
+#[test]
+fn a_removal_that_fails_again_and_again_is_tried_now_and_then() {
+    let disk = SimDisk::new(1);
+    let calls = Calls::of(&disk);
+    let env = Env::simulated(1).with_disk(Arc::new(calls.clone()));
+    env.run(async {
+        let (node, at) = start(&env, config(), 60).await;
+        node.checkpoint().await.unwrap();
+        let checkpoints = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&checkpoints);
+        calls.plan(move |call, path| {
+            let path = path.to_string_lossy();
+            let written = call == Call::Write && path.contains("/checkpoint-");
+            counted.fetch_add(usize::from(written), Ordering::Relaxed);
+            let removes = matches!(call, Call::Unlink | Call::RemoveDir) && path.contains("/topics/");
+            removes.then(|| io::ErrorKind::PermissionDenied.into())
+        });
+        assert!(matches!(node.compact().await, Err(Error::Io(_))));
+        env.sleep(Duration::from_secs(1200)).await;
+        let written = checkpoints.load(Ordering::Relaxed);
+        assert!((4..10).contains(&written), "{written} checkpoints in 80 looks");
+        assert_eq!(*node.fatal().borrow(), None);
+        calls.plan(|_, _| None);
+        node.compact().await.unwrap();
+        let logs = files_of(&disk, at).into_iter().filter(|file| file.ends_with(".log")).collect::<Vec<_>>();
+        assert!(logs.len() <= 2, "{logs:?}");
+        node.shutdown().await;
+    });
 }
 
 /// What is damaged is left alone, and said.

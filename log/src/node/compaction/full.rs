@@ -1,14 +1,16 @@
 //! Passes on a disk that has little room or none: they leave the reserve alone, wait, and go on when there is room.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::check::check;
 use super::check_stored;
-use super::world::World;
-use crate::Error;
-use crate::env::Disk;
+use super::examples::{fill, offsets, open, topic};
+use super::world::{World, config};
+use crate::env::{Disk, Open, SimDisk};
+use crate::{Env, Error};
 
 const PAGE: u64 = 4096;
 const MANY: u64 = 1 << 30;
@@ -16,7 +18,7 @@ const MANY: u64 = 1 << 30;
 const ROUNDS: Duration = Duration::from_secs(50);
 
 fn free_pages(disk: &dyn Disk) -> u64 {
-    disk.free_bytes(std::path::Path::new("/")).unwrap() / PAGE
+    disk.free_bytes(Path::new("/")).unwrap() / PAGE
 }
 
 /// What happened to a pass.
@@ -80,6 +82,35 @@ fn run(seed: u64, counts: &mut Counts) {
         check(&world).await;
         world.close().await;
         check_stored(&world);
+    });
+}
+
+/// What a crash has left of a pass goes from a full disk, too: that gives room.
+#[test]
+fn what_is_left_of_a_pass_is_removed_from_a_full_disk() {
+    let disk = SimDisk::new(1);
+    let env = Env::simulated(1).with_disk(Arc::new(disk.clone()));
+    env.run(async {
+        let node = open(&env, config()).await;
+        let at = topic(&node, &[]).await;
+        fill(&node, at, 60).await;
+        node.shutdown().await;
+        drop(node);
+        let directory = format!("/data/topics/{:032x}/0/compacted-7", u128::from_be_bytes(at.topic.0));
+        let left = Path::new(&directory).join("00000000000000000000.log");
+        disk.create_dir(Path::new(&directory)).unwrap();
+        let file = disk.open(&left, Open::Create).unwrap();
+        file.write_at(0, &[std::io::IoSlice::new(&[1; 10 * PAGE as usize])]).unwrap();
+        drop(file);
+        disk.set_capacity(Some(0));
+        let node = open(&env, config()).await;
+        env.sleep(ROUNDS).await;
+        assert!(disk.bytes(&left).is_none());
+        assert_eq!(offsets(&node, at).await.len(), 60, "nothing was written anew");
+        disk.set_capacity(None);
+        env.sleep(ROUNDS).await;
+        assert!(offsets(&node, at).await.len() < 20);
+        node.shutdown().await;
     });
 }
 

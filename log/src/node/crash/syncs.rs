@@ -48,7 +48,8 @@ async fn life(env: &Env, model: &Shared) -> Result<Arc<Node>, Error> {
     let topic = node.create_topic(NewTopic { name: "c".to_owned(), partitions: 1, config }).await?;
     let log = node.log(TopicPartition { topic: topic.id, partition: 0 })?;
     for number in 0..40 {
-        let key = Some(Bytes::from(format!("{}", number % 3)));
+        // Something is left of each segment.
+        let key = Some(Bytes::from(format!("{}", if number % 5 == 0 { number } else { 1 })));
         log.append(vec![NewRecord { key, ..record(&format!("{number:100}")) }]).await?;
     }
     node.compact().await?;

@@ -24,7 +24,7 @@ use crate::store::{Shared, Stage, Waits, shard_of, stops};
 
 /// Bytes of replaced segments that wait for a checkpoint, at most about: beyond, one is taken in the midst of a round.
 const REPLACED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// How often the time until a partition is tried again doubles: from 15 seconds to an hour.
+/// How often the time until something is tried again doubles: from 15 seconds to an hour.
 const DOUBLINGS_MAX: u32 = 8;
 
 /// Limits of compaction, see [`crate::NodeConfig`].
@@ -53,6 +53,10 @@ pub(in crate::store) struct Compactor {
     pub known: BTreeMap<TopicPartition, Known>,
     /// Of this round, and of those before that had no checkpoint, or could not remove it.
     pub replaced: Vec<Replaced>,
+    /// After a removal that met trouble.
+    pub removals: Pause,
+    /// How many of them could not be removed then.
+    pub stuck: usize,
 }
 
 /// What is remembered of a partition between passes.
@@ -64,9 +68,25 @@ pub(in crate::store) struct Known {
     aside: bool,
     /// When tombstones and markers alone may be reason for a pass again.
     expiry_from_ms: i64,
-    /// How many passes one after the other have met trouble, and when it is tried again.
-    troubles: u32,
-    again_at: Duration,
+    /// After a pass that met trouble.
+    pause: Pause,
+}
+
+/// How long something is left alone that goes wrong again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::store) struct Pause {
+    /// How often it went wrong, one time after the other.
+    times: u32,
+    until: Duration,
+}
+
+impl Pause {
+    /// It has gone wrong. Returns the time until it is tried again.
+    fn begin(&mut self, now: Duration, interval: Duration) -> Duration {
+        let pause = interval.saturating_mul(1 << self.times.min(DOUBLINGS_MAX));
+        *self = Pause { times: self.times.saturating_add(1), until: now.saturating_add(pause) };
+        pause
+    }
 }
 
 /// Why a pass, or everything, ends.
@@ -175,7 +195,7 @@ impl Compactor {
         }
         self.note_dirt();
         // On a full disk above all: that gives room.
-        self.remove_replaced().await?;
+        self.remove_replaced(asked).await?;
         passed
     }
 
@@ -201,77 +221,79 @@ impl Compactor {
     /// Compacts every partition that is due, the most urgent first; `asked`: those that met trouble, too, whenever that
     /// was. At the end the first trouble is told.
     async fn passes(&mut self, asked: bool) -> Result<(), Halt> {
-        if self.is_full().await {
-            return Err(Halt::Full);
-        }
         let mut trouble = Ok(());
         let open: BTreeSet<TopicPartition> = self.shared.stable.partitions().iter().map(|p| p.id).collect();
         self.known.retain(|id, _| open.contains(id));
         let mut done = BTreeSet::new();
         let soon = self.due(&done, true, asked, &mut trouble).await?;
-        if !soon.is_empty() {
-            // What was sealed lately may be in memory only.
-            soon.into_iter().for_each(|(partition, _)| self.shared.flush.seal(partition));
-            self.shared.all_flushed().await.ok_or(Halt::Stopped)?;
+        if soon.is_empty() {
+            return trouble;
         }
+        if self.is_full().await {
+            return Err(Halt::Full);
+        }
+        // What was sealed lately may be in memory only.
+        soon.into_iter().for_each(|(partition, _)| self.shared.flush.seal(partition));
+        self.shared.all_flushed().await.ok_or(Halt::Stopped)?;
         loop {
             let due = self.due(&done, false, asked, &mut trouble).await?.into_iter();
             let most = due.max_by(|(_, one), (_, other)| one.urgency.total_cmp(&other.urgency));
-            let Some((partition, work)) = most else { break };
+            let Some((partition, work)) = most else { return trouble };
             self.goes_on()?;
             if self.is_full().await {
                 return Err(Halt::Full);
             }
             let began = self.env.monotonic();
-            match self.pass(&partition, &work).await {
-                Ok(pass) => {
-                    self.shared.compaction.passed(self.env.monotonic() - began, self.env.now_ms());
-                    if !pass.full {
-                        done.insert(partition.id);
-                    }
-                    self.known.entry(partition.id).or_default().troubles = 0;
-                    self.note(&partition, &work, &pass.stats, pass.full);
-                }
-                Err(Halt::Later(reason)) => {
-                    done.insert(partition.id);
-                    tracing::debug!(partition = ?partition.id, reason, "compaction has to wait");
-                }
-                Err(Halt::Trouble(error)) => {
-                    done.insert(partition.id);
-                    let again_in = self.trouble(partition.id);
-                    tracing::warn!(%error, partition = ?partition.id, ?again_in, "a partition could not be compacted");
-                    trouble = trouble.and(Err(Halt::Trouble(error)));
-                }
-                Err(Halt::Aside(error)) => {
-                    self.known.entry(partition.id).or_default().aside = true;
-                    tracing::error!(%error, partition = ?partition.id, "a partition is not compacted any more: it cannot be read");
-                }
-                Err(Halt::TooLarge) => {
-                    self.known.entry(partition.id).or_default().aside = true;
-                    tracing::error!(
-                        partition = ?partition.id,
-                        "a partition is not compacted any more: packed anew, a segment of it would have over 2 GiB; \
-                         give its topic a smaller segment.bytes"
-                    );
-                }
+            let passed = self.pass(&partition, &work).await;
+            if let Ok(pass) = &passed {
+                self.shared.compaction.passed(self.env.monotonic() - began, self.env.now_ms());
+                self.note(&partition, &work, &pass.stats, pass.full);
+            }
+            if !matches!(&passed, Ok(pass) if pass.full) {
+                done.insert(partition.id);
+            }
+            match passed.map(drop).or_else(|halt| self.put_off(&partition, halt)) {
                 Err(halt @ (Halt::Stopped | Halt::Full | Halt::Failed(_))) => return Err(halt),
+                put_off => trouble = trouble.and(put_off),
             }
             if self.replaced.iter().map(|replaced| u64::from(replaced.size)).sum::<u64>() >= REPLACED_BYTES_MAX {
-                self.remove_replaced().await?;
+                self.remove_replaced(asked).await?;
             }
             self.env.step().await;
         }
-        trouble
     }
 
-    /// A pass over this partition has met trouble. Returns the time until it is tried again.
-    fn trouble(&mut self, partition: TopicPartition) -> Duration {
-        let now = self.env.monotonic();
-        let known = self.known.entry(partition).or_default();
-        let again_in = self.config.interval.saturating_mul(1 << known.troubles.min(DOUBLINGS_MAX));
-        known.troubles = known.troubles.saturating_add(1);
-        known.again_at = now.saturating_add(again_in);
-        again_in
+    /// A pass over this partition has not come to its end. An error where that is to be told, or ends the round.
+    fn put_off(&mut self, partition: &Arc<Partition>, halt: Halt) -> Result<(), Halt> {
+        let (now, interval) = (self.env.monotonic(), self.config.interval);
+        let known = self.known.entry(partition.id).or_default();
+        let partition = partition.id;
+        match halt {
+            Halt::Later(reason) => {
+                tracing::debug!(?partition, reason, "compaction has to wait");
+                Ok(())
+            }
+            Halt::Trouble(error) => {
+                let again_in = known.pause.begin(now, interval);
+                tracing::warn!(%error, ?partition, ?again_in, "a partition could not be compacted");
+                Err(Halt::Trouble(error))
+            }
+            Halt::Aside(error) => {
+                known.aside = true;
+                tracing::error!(%error, ?partition, "a partition is not compacted any more: it cannot be read");
+                Ok(())
+            }
+            Halt::TooLarge => {
+                known.aside = true;
+                tracing::error!(
+                    ?partition,
+                    "a partition is not compacted any more: packed anew, a segment of it would have over 2 GiB; \
+                     give its topic a smaller segment.bytes"
+                );
+                Ok(())
+            }
+            Halt::Stopped | Halt::Full | Halt::Failed(_) => Err(halt),
+        }
     }
 
     /// The partitions that need a pass, of those that were not done in this round.
@@ -299,7 +321,7 @@ impl Compactor {
                     continue;
                 }
             };
-            if known.aside || (known.again_at > now && !asked) {
+            if known.aside || (known.pause.until > now && !asked) {
                 continue;
             }
             let limits = limits(&partition, now_ms, as_if_flushed, now_ms >= known.expiry_from_ms);
@@ -342,7 +364,9 @@ impl Compactor {
         let now_ms = self.env.now_ms();
         // Each batch has a time of its own: not a pass for each of them.
         let pause_ms = config.delete_retention_ms / 2;
-        self.known.entry(partition.id).or_default().expiry_from_ms = now_ms.saturating_add(pause_ms);
+        let known = self.known.entry(partition.id).or_default();
+        known.expiry_from_ms = now_ms.saturating_add(pause_ms);
+        known.pause = Pause::default();
         tracing::info!(
             partition = ?partition.id,
             from = work.first_dirty.0,
@@ -358,8 +382,10 @@ impl Compactor {
     }
 
     /// Has a checkpoint name what is new, and removes what it has replaced.
-    async fn remove_replaced(&mut self) -> Result<(), Halt> {
-        if self.replaced.is_empty() {
+    async fn remove_replaced(&mut self, asked: bool) -> Result<(), Halt> {
+        // What was replaced since does not wait for what is stuck: all of it takes room.
+        let pauses = self.removals.until > self.env.monotonic() && self.replaced.len() <= self.stuck;
+        if self.replaced.is_empty() || (pauses && !asked) {
             return Ok(());
         }
         let (done, outcome) = oneshot::channel();
@@ -375,6 +401,12 @@ impl Compactor {
             self.goes_on()?;
             let removed = self.discard(replaced).await;
             trouble = trouble.and(removed);
+        }
+        self.stuck = self.replaced.len();
+        if trouble.is_ok() {
+            self.removals = Pause::default();
+        } else {
+            self.removals.begin(self.env.monotonic(), self.config.interval);
         }
         trouble.map_err(Halt::Trouble)
     }

@@ -48,7 +48,7 @@ impl Short {
         if self.from.is_empty() {
             return Ok(());
         }
-        let mut collect = Collect { from: &self.from, found: BTreeMap::new(), bytes: 0, bytes_max };
+        let mut collect = Collect { from: &self.from, partitions, found: BTreeMap::new(), bytes: 0, bytes_max };
         Scan::new(disk, files, Open::Read).run(first_file, &mut collect)?;
         let Collect { mut found, bytes, .. } = collect;
         let no_room = || no_room(files, bytes, bytes_max);
@@ -81,6 +81,7 @@ fn no_room(files: &Files, bytes: usize, bytes_max: usize) -> Error {
 /// The batches that belong there.
 struct Collect<'a> {
     from: &'a BTreeMap<TopicPartition, Place>,
+    partitions: &'a BTreeMap<TopicPartition, Replayed>,
     found: BTreeMap<(TopicPartition, Place), Batch>,
     bytes: usize,
     bytes_max: usize,
@@ -90,8 +91,10 @@ impl Visit for Collect<'_> {
     fn entry(&mut self, entry: Entry) -> Result<(), Error> {
         let Entry { header, payload, .. } = entry;
         let (id, place) = (header.partition, (header.segment, header.position));
-        let wanted = header.kind == Kind::Batch && self.from.get(&id).is_some_and(|from| place >= *from);
-        if !wanted || self.found.contains_key(&(id, place)) {
+        let is_short = header.kind == Kind::Batch && self.from.get(&id).is_some_and(|from| place >= *from);
+        // Not of a segment that is gone.
+        let is_there = |partition: &Replayed| partition.view.segments.iter().any(|s| s.base == header.segment);
+        if !is_short || !self.partitions.get(&id).is_some_and(is_there) || self.found.contains_key(&(id, place)) {
             return Ok(());
         }
         self.bytes += payload.len();
