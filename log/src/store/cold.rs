@@ -189,6 +189,8 @@ pub(super) struct Sequential {
     at: u32,
     end: u32,
     follow: Follow,
+    /// By the last [`Sequential::next`], with what of a batch was read that is read again.
+    pub bytes_read: usize,
 }
 
 impl Sequential {
@@ -198,7 +200,7 @@ impl Sequential {
         Reader { file: &*file, name, handles, end }.check_len()?;
         let last = Some((name.segment, LeaderEpoch(i32::MIN)));
         let follow = Follow { whole: name.generation == 0, from: name.segment, end: next, last };
-        Ok(Sequential { file, name, at: 0, end, follow })
+        Ok(Sequential { file, name, at: 0, end, follow, bytes_read: 0 })
     }
 
     /// The next batches, about `bytes` of them and at least one; none at the end.
@@ -213,6 +215,7 @@ impl Sequential {
             }
             chunk => chunk?,
         };
+        self.bytes_read = chunk.as_ref().map_or(0, |(chunk, _)| chunk.len());
         let Some((mut chunk, whole)) = chunk else { return Ok(batches) };
         while let Some(batch) = reader.cut(&mut chunk, self.at, whole)? {
             self.follow.check(batch.header()).map_err(|detail| reader.corrupt(self.at, detail))?;

@@ -128,11 +128,11 @@ fn a_pass_goes_as_fast_as_it_may_and_ends_with_the_node() {
             let (node, at) = start(&env, NodeConfig { compact_bytes_per_second: rate, ..config() }, 80).await;
             let began = env.monotonic();
             node.compact().await.unwrap();
-            // Dirty segments are read twice; a few bytes are written.
-            let bytes = 2 * 7 * 1300;
+            // Nine sealed segments of eight batches are read twice; a few bytes are written.
+            let bytes = 2 * 9 * 1400;
             let took = (env.monotonic() - began).as_secs_f64();
             let least = bytes as f64 / rate as f64;
-            assert!((least..least * 1.5 + 0.1).contains(&took), "{rate} bytes a second: {took} s of {least}");
+            assert!((least..least * 1.05 + 0.1).contains(&took), "{rate} bytes a second: {took} s of {least}");
             fill(&node, at, 80).await;
             let (pass, _) = compact(&env, &node);
             env.sleep(Duration::from_millis(10)).await;
@@ -159,13 +159,12 @@ fn what_passes_do_is_told() {
         node.compact().await.unwrap();
         let first = figures();
         // All but the active segment, which were read for their keys and once more to be written.
-        assert!(segments > 5 && first.segments == segments as u64 - 1, "{first:?} of {segments}");
+        assert!(segments == 10 && first.segments == 9, "{first:?} of {segments}");
         assert_eq!((first.passes, first.dirty_ratio_max), (1, 0.0));
         assert!(first.bytes_read > 16_000 && first.bytes_written < first.bytes_read / 4, "{first:?}");
         assert_eq!(first.pass_us, first.last_pass_us);
         let rate = (first.bytes_read + first.bytes_written) as f64 / (first.pass_us as f64 / 1e6);
-        // The last bytes of keys are not waited for.
-        assert!((2700.0..3300.0).contains(&rate), "{rate} bytes a second, {first:?}");
+        assert!((2700.0..=3000.0).contains(&rate), "{rate} bytes a second, {first:?}");
         assert!((0..1000).contains(&(env.now_ms() - first.last_pass_ms)), "{first:?}");
         // What is dirty and not dirty enough.
         fill(&node, at, 40).await;

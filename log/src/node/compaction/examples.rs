@@ -28,7 +28,7 @@ pub(super) async fn topic(node: &Node, options: &[(&str, &str)]) -> TopicPartiti
     TopicPartition { topic: node.create_topic(topic).await.unwrap().id, partition: 0 }
 }
 
-/// Writes so many records, each in a batch of its own, to keys that come again and again; about ten fill a segment.
+/// Writes so many records, each in a batch of its own, to keys that come again and again; eight fill a segment.
 pub(super) async fn fill(node: &Node, at: TopicPartition, count: usize) {
     let log = node.log(at).unwrap();
     for i in 0..count {

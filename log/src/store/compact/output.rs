@@ -73,8 +73,9 @@ impl Output {
         self.same
     }
 
-    /// Writes the files beside and makes all of it durable; none when nothing is left. `before`: what the snapshot of
-    /// producers is taken from. `aborted`: the partition's, as they are when this one is in its place.
+    /// Writes the files beside and makes all of it durable; none when nothing is left. Also returns how many bytes are
+    /// beside. `before`: what the snapshot of producers is taken from. `aborted`: the partition's, as they are when this
+    /// one is in its place.
     pub fn finish(
         mut self,
         disk: &dyn Disk,
@@ -82,7 +83,7 @@ impl Output {
         partition: &Partition,
         before: &Segment,
         aborted: &[Aborted],
-    ) -> Result<Option<Segment>, Halt> {
+    ) -> Result<Option<(Segment, usize)>, Halt> {
         if self.segment.size == 0 {
             return Ok(None);
         }
@@ -91,6 +92,7 @@ impl Output {
         let Name { partition: id, segment: base, .. } = self.name;
         let snapshot = Name { partition: id, segment: base, generation: before.generation, suffix: Suffix::Snapshot };
         beside.extend(cold::beside(disk, handles, snapshot)?.map(|bytes| (Suffix::Snapshot, bytes)));
+        let beside_bytes = beside.iter().map(|(_, bytes)| bytes.len()).sum();
         for (suffix, bytes) in beside {
             let path = handles.path(Name { suffix, ..self.name });
             let file = {
@@ -107,6 +109,6 @@ impl Output {
         disk.sync_dir(&handles.directory(id)).map_err(Halt::of_sync)?;
         self.segment.flushed = self.segment.size;
         (self.segment.index, self.segment.indexed) = (None, true);
-        Ok(Some(self.segment))
+        Ok(Some((self.segment, beside_bytes)))
     }
 }

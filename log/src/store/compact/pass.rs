@@ -78,18 +78,20 @@ impl Compactor {
                             break;
                         }
                     }
-                    Ok((source, mapping, flow, bytes_of(&batches)))
+                    let read = source.bytes_read;
+                    Ok((source, mapping, flow, read))
                 };
                 let (flow, bytes);
                 (source, mapping, flow, bytes) = self.env.offload(read).await?;
-                self.shared.compaction.read(bytes);
-                if flow.is_break() {
-                    return Ok(mapping.finish());
-                }
                 if bytes == 0 {
                     break;
                 }
+                self.shared.compaction.read(bytes);
+                // The last bytes are paid for like all others.
                 self.pause(bytes).await?;
+                if flow.is_break() {
+                    return Ok(mapping.finish());
+                }
             }
         }
         Ok(mapping.finish())
@@ -162,7 +164,7 @@ impl Compactor {
             let before = group[0].clone();
             move || output.finish(&*disk, &shared.handles, &partition, &before, &left)
         };
-        let new = self.env.offload(finish).await?;
+        let (new, beside) = self.env.offload(finish).await?.unzip();
         let kept = new.is_some();
         let forgotten = partition.swap(&Swap { old: group.to_vec(), new, void }).map_err(|refused| match refused {
             Refused::Held => Halt::Later("it is held"),
@@ -175,6 +177,9 @@ impl Compactor {
             let Segment { base, generation, size, .. } = *old;
             Replaced { partition: partition.id, base, generation, size }
         }));
+        let beside = beside.unwrap_or(0);
+        self.shared.compaction.wrote(beside);
+        self.pause(beside).await?;
         Ok((cleaner, kept))
     }
 
@@ -192,7 +197,7 @@ impl Compactor {
                 let (shared, disk, room) = (Arc::clone(&self.shared), self.env.disk(), self.room.clone());
                 let step = move || -> Result<_, Halt> {
                     let batches = source.next(&shared.handles, CHUNK)?;
-                    let bytes = bytes_of(&batches);
+                    let bytes = source.bytes_read;
                     let left = clean(&mut cleaner, batches, &mut output)?;
                     // The reserve is not for this.
                     room.look(&*disk, &shared.flush);

@@ -432,7 +432,10 @@ impl Compactor {
     /// Keeps to the rate.
     pub(super) async fn pause(&self, bytes: usize) -> Result<(), Halt> {
         let rate = self.config.bytes_per_second;
-        let Some(us) = (bytes as u64).saturating_mul(1_000_000).checked_div(rate) else { return Ok(()) };
+        if rate == 0 {
+            return Ok(());
+        }
+        let us = (bytes as u64).saturating_mul(1_000_000).div_ceil(rate);
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
