@@ -51,7 +51,7 @@ pub enum Error {
     Closed(String),
     #[error("corrupt data in {place}: {detail}")]
     Corrupt { place: String, detail: String },
-    #[error("disk")]
+    #[error("disk: {0}")]
     Io(#[from] std::io::Error),
 }
 
@@ -183,4 +183,20 @@ pub trait Log: Send + Sync {
     fn hold(&self, owner: &str, from: Offset) -> Box<dyn Hold>;
     /// Deletes what lies below `before`, as far as no hold forbids it; returns the new start.
     async fn trim(&self, before: Offset) -> Result<Offset, Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::Error;
+
+    #[test]
+    fn an_error_of_the_disk_says_why() {
+        let error = Error::from(io::Error::from_raw_os_error(28));
+        assert_eq!(error.to_string(), "disk: No space left on device (os error 28)");
+        // Whoever prints what caused it, too, can see that it was said.
+        assert!(error.to_string().ends_with(&error.source().unwrap().to_string()));
+    }
 }

@@ -147,7 +147,7 @@ impl Node {
     pub async fn open(env: Env, data_dir: &Path, config: NodeConfig) -> Result<Arc<Node>, Error> {
         Node::recover(env, data_dir, config).await.map_err(|error| match error {
             Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull && error.get_ref().is_none() => {
-                let what = format!("the disk is full: make room at {} and start again", data_dir.display());
+                let what = format!("it is full: make room at {} and start again", data_dir.display());
                 Error::Io(std::io::Error::new(std::io::ErrorKind::StorageFull, what))
             }
             error => error,

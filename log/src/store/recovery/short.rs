@@ -72,7 +72,7 @@ impl Short {
 fn no_room(files: &Files, bytes: usize, bytes_max: usize) -> Error {
     let dir = files.dir().display();
     let what = format!(
-        "the disk is full: records of {bytes} bytes or more stand in {dir} alone, and memory holds {bytes_max} of them; \
+        "it is full: records of {bytes} bytes or more stand in {dir} alone, and memory holds {bytes_max} of them; \
          make room for them and start again"
     );
     Error::Io(io::Error::new(io::ErrorKind::StorageFull, what))

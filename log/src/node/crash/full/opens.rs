@@ -105,7 +105,7 @@ fn check(seed: u64, counts: &mut Counts) {
             }
             Err(error) => {
                 counts.refused += 1;
-                let told = if let Error::Io(error) = &error { error.to_string() } else { error.to_string() };
+                let told = error.to_string();
                 assert!(seed.is_multiple_of(5), "seed {seed}, which has memory for it: {told}");
                 assert!(told.contains("make room"), "seed {seed}: {told}");
             }
