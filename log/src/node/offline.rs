@@ -62,8 +62,8 @@ impl Directory {
         self.stored.partitions().into_iter().map(summary).collect()
     }
 
-    /// Every batch of a partition, in order, each checked to its checksum. What is wrong is told once for a segment,
-    /// which is then left.
+    /// Every batch of a partition that a node would serve, in order, each checked to its checksum. What is wrong is told
+    /// once for a segment, which is then left; and at the end why the partition is fenced, where it is.
     pub fn visit(&self, id: TopicPartition, seen: &mut dyn FnMut(Found)) -> Result<(), Error> {
         self.stored.visit(&*self.env.disk(), id, &mut |found| {
             seen(Found { segment: found.segment, position: found.position, batch: found.batch });

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Node, NodeConfig};
+use super::{Node, NodeConfig, offline};
 use crate::cluster::backend::{Backend, TimestampQuery};
 use crate::cluster::conformance;
 use crate::cluster::topics::{Command, Reply};
@@ -226,14 +226,31 @@ fn damage_in_the_log_fences_the_partition_and_no_other() {
     let (env, disk) = written(20, 1 << 20);
     let path = Path::new("/data/wal/0000000001.wal");
     disk.flip_bit(path, position_of(&disk.bytes(path).unwrap(), "record number 3"));
+    // What is told from outside, before recovery has seen it and afterwards.
+    let outside = || {
+        let directory = offline::Directory::open(&env, dir()).unwrap();
+        let partition = directory.partitions().into_iter().find(|found| found.topic.as_deref() == Some("a")).unwrap();
+        let (mut there, mut wrong) = (Vec::new(), Vec::new());
+        let seen = &mut |found: offline::Found| match found.batch {
+            Ok(batch) => there.extend(batch.base_offset().0..=batch.last_offset().0),
+            Err(why) => wrong.push(why),
+        };
+        directory.visit(partition.id, seen).unwrap();
+        (partition.end.0, there, wrong)
+    };
+    let before = outside();
+    assert_eq!((before.0, &before.1), (3, &vec![0, 1, 2]), "nothing behind the damage counts");
+    assert!(before.2.len() == 1 && before.2[0].contains("/data/wal/0000000001.wal at byte"), "{before:?}");
     env.run(async {
         for start in 0..3 {
             let node = open(&env).await;
             let a = TopicPartition { topic: node.topic("a").unwrap().id, partition: 0 };
             let log = node.log(a).unwrap();
             let read = log.read(Offset(0), Offset(1), 1 << 20, Isolation::Committed).await;
-            let error = format!("{:?}", read.unwrap_err());
-            assert!(error.contains("0000000001.wal at byte") && error.contains("Corrupt"), "{error}");
+            let error = read.unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+            assert!(before.2[0].ends_with(&error.to_string()), "{error} is not {before:?}");
+            assert_eq!(log.bounds().end, Offset(before.0));
             let append = log.append(vec![record("x")]).await;
             assert!(matches!(append, Err(Error::Corrupt { .. })), "{append:?}");
             let b = topic(&node, &format!("b{start}")).await;
@@ -241,6 +258,8 @@ fn damage_in_the_log_fences_the_partition_and_no_other() {
             assert_eq!(all(&node, b, Isolation::Committed).await, vec!["fine"]);
             node.checkpoint().await.unwrap();
             node.shutdown().await;
+            drop((node, log));
+            assert_eq!(outside(), before, "the checkpoint knows it");
         }
     });
     assert!(disk.bytes(Path::new("/data/wal/0000000001.wal-damaged")).is_some());

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use super::checkpoint::Table;
 use super::handles::{Handles, Name};
 use super::layout::Suffix;
-use super::partition::BatchPlace;
-use super::recovery::{INDEX_INTERVAL, Replayed, stood};
+use super::recovery::{Applied, Replayed, stood};
 use super::segment::{Place, Segment};
 use super::wal::files::Files;
 use super::wal::format::Kind;
@@ -35,8 +34,6 @@ pub(crate) struct Stored {
     partitions: BTreeMap<TopicPartition, Replayed>,
     /// Batches that the log holds, which count before what is in the file: by segment and position.
     overlay: BTreeMap<(TopicPartition, Offset, u32), Bytes>,
-    /// Entries that do not follow on.
-    broken: BTreeMap<TopicPartition, String>,
 }
 
 /// A batch and where it lies, or what is wrong there.
@@ -52,13 +49,16 @@ impl Stored {
         let dir = data_dir.join("wal");
         let (table, first_file) = Table::load(disk, &dir)?;
         let files = Files::new(&dir, 0, usize::MAX);
-        let mut overlay =
-            Overlay { partitions: stood(&table, disk)?, batches: BTreeMap::new(), broken: BTreeMap::new() };
+        // When it is does not matter to what is there.
+        let applied =
+            Applied { files: &files, now_ms: i64::MAX, partitions: stood(&table, disk)?, broken: BTreeMap::new() };
+        let mut overlay = Overlay { applied, batches: BTreeMap::new() };
         let mut scan = Scan::new(disk, &files, Open::Read);
         scan.run(first_file, &mut overlay)?;
         let wal = WalSummary { first_file: first_file.max(1), groups: scan.groups, bytes: scan.bytes };
-        let Overlay { partitions, batches, broken } = overlay;
-        Ok(Stored { handles: Handles::new(Place::new(data_dir), 0), wal, partitions, overlay: batches, broken })
+        let Overlay { applied, batches } = overlay;
+        let partitions = applied.finish();
+        Ok(Stored { handles: Handles::new(Place::new(data_dir), 0), wal, partitions, overlay: batches })
     }
 
     pub fn partitions(&self) -> Vec<TopicPartition> {
@@ -70,7 +70,8 @@ impl Stored {
         self.partitions.get(&id).map_or_else(Default::default, |p| (p.view.start, p.view.high_watermark))
     }
 
-    /// Every batch of a partition, in order. What is wrong is told once for a segment, which is then left.
+    /// Every batch of a partition, in order, up to where it is fenced. What is wrong is told once for a segment, which is
+    /// then left; and at the end why it is fenced, where it is.
     pub fn visit(&self, disk: &dyn Disk, id: TopicPartition, seen: &mut dyn FnMut(Seen)) -> Result<(), Error> {
         let Some(partition) = self.partitions.get(&id) else { return Ok(()) };
         let mut next = Offset(0);
@@ -80,8 +81,9 @@ impl Stored {
             }
             self.segment(disk, id, segment, &mut next, seen)?;
         }
-        if let Some(why) = self.broken.get(&id) {
-            seen(Seen { segment: next, position: 0, batch: Err(why.clone()) });
+        if let Some(damage) = &partition.damage {
+            let why = format!("the partition is fenced: {}", damage.error());
+            seen(Seen { segment: next, position: 0, batch: Err(why) });
         }
         Ok(())
     }
@@ -153,40 +155,23 @@ fn batch_bytes(file: &dyn File, position: u32, end: u32) -> Result<Bytes, String
 }
 
 /// Applies the log in memory.
-struct Overlay {
-    partitions: BTreeMap<TopicPartition, Replayed>,
+struct Overlay<'a> {
+    applied: Applied<'a>,
     batches: BTreeMap<(TopicPartition, Offset, u32), Bytes>,
-    broken: BTreeMap<TopicPartition, String>,
 }
 
-impl Visit for Overlay {
+impl Visit for Overlay<'_> {
     fn entry(&mut self, entry: Entry) -> Result<(), Error> {
         let (id, header) = (entry.header.partition, entry.header);
         match header.kind {
             Kind::Batch => {
-                let batch = Batch::split_from(&mut entry.payload.clone()).ok().flatten();
-                let place = BatchPlace {
-                    segment: header.segment,
-                    position: header.position,
-                    wal_file: entry.file,
-                    created_ms: 0,
-                    index_interval: INDEX_INTERVAL,
-                };
-                let damaged = || Err("the batch is damaged".to_owned());
-                let partition = self.partitions.entry(id).or_default();
-                match batch.map_or_else(damaged, |batch| partition.batch(&batch, &place)) {
-                    Ok(true) => drop(self.batches.insert((id, header.segment, header.position), entry.payload)),
-                    Ok(false) => {}
-                    Err(why) => {
-                        let text = format!("in the write-ahead log, file {} at byte {}: {why}", entry.file, entry.at);
-                        self.broken.entry(id).or_insert(text);
-                    }
+                if self.applied.batch(&entry) {
+                    self.batches.insert((id, header.segment, header.position), entry.payload);
                 }
             }
-            Kind::LogStart => self.partitions.entry(id).or_default().view.trim(header.base_offset),
+            Kind::LogStart => self.applied.log_start(id, header.base_offset),
             Kind::Deleted => {
-                self.partitions.remove(&id);
-                self.broken.remove(&id);
+                self.applied.deleted(id);
                 self.batches.retain(|(of, _, _), _| *of != id);
             }
         }

@@ -4,6 +4,7 @@
 //! Bytes of segments behind the checkpoint are not trusted: they are written again from the log. What finds no room on
 //! the disk stays in memory until there is some, up to a limit.
 
+mod apply;
 mod short;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,20 +13,21 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+pub(super) use self::apply::Applied;
 use self::short::Short;
 use super::checkpoint::{self, Table};
 use super::handles::{Handles, Name};
 use super::layout::Suffix;
-use super::partition::{Aborted, BatchPlace, View};
+use super::partition::View;
 use super::producers::Producers;
 use super::wal::files::Files;
-use super::wal::format::{EntryHeader, FILE_HEADER, Kind};
+use super::wal::format::{FILE_HEADER, Kind};
 use super::wal::scan::{Entry, Scan, Visit};
 use super::wal::writer::End;
 use crate::Error;
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, Env, Open, read_full};
-use crate::record::{Batch, Offset, TopicPartition};
+use crate::record::{Offset, TopicPartition};
 
 /// Of segments that recovery begins: their topic is not known yet.
 pub(super) const INDEX_INTERVAL: u32 = 4096;
@@ -70,71 +72,6 @@ pub(super) struct Recovered {
 /// Batches of one segment that wait to be written to its file: position and bytes.
 type Waiting = BTreeMap<(TopicPartition, Offset), Vec<(u32, Bytes)>>;
 
-impl Replayed {
-    /// Takes an entry's batch, and says whether its bytes are its file's: not where that was compacted. An error says why
-    /// it cannot stand there.
-    pub(super) fn batch(&mut self, batch: &Batch, place: &BatchPlace) -> Result<bool, String> {
-        let base = batch.base_offset();
-        if batch.next_offset() <= self.view.compaction.swapped {
-            return Ok(false);
-        }
-        if batch.next_offset() <= self.view.start && !self.view.segments.iter().any(|s| s.base == place.segment) {
-            // Its file is gone.
-            return Ok(false);
-        }
-        self.check_place(batch, place)?;
-        if batch.next_offset() <= self.view.start {
-            return Ok(true);
-        }
-        self.touched = true;
-        if base >= self.known {
-            if batch.is_control()
-                && let (Some(producer), Ok(Some(marker))) = (batch.producer(), batch.marker())
-                && let (Some(first), false) = (self.producers.open(producer.id), marker.commit)
-            {
-                // The checkpoint may know of it.
-                if !self.view.aborted.iter().any(|aborted| aborted.last == base) {
-                    self.view.insert_aborted(Aborted { producer_id: producer.id, first, last: base });
-                }
-            }
-            self.producers.apply(batch);
-            self.known = batch.next_offset();
-        }
-        self.view.push(batch, place);
-        Ok(true)
-    }
-
-    /// An error when the batch stands neither at the end of what there is nor within it.
-    fn check_place(&self, batch: &Batch, place: &BatchPlace) -> Result<(), String> {
-        let (base, end) = (batch.base_offset(), self.view.high_watermark);
-        let segment = self.view.segments.iter().rev().find(|segment| segment.base <= place.segment);
-        let size = segment.filter(|segment| segment.base == place.segment).map_or(0, |segment| segment.size);
-        if place.position > size || (place.position == size && base < end) {
-            return Err(format!("it begins at byte {} of a segment of {size} bytes", place.position));
-        }
-        let behind = u64::from(place.position) + batch.size() as u64;
-        if place.position < size {
-            // Written a second time.
-            let inside = behind <= u64::from(size) && batch.next_offset() <= end;
-            return if inside { Ok(()) } else { Err(format!("it ends behind a segment of {size} bytes")) };
-        }
-        if base > end {
-            return Err(format!("offsets {end:?}..{base:?} are missing"));
-        }
-        if self.view.segments.last().is_some_and(|last| last.base > place.segment) {
-            return Err("its segment is not the last one".to_owned());
-        }
-        if size == 0 && place.segment > base {
-            return Err(format!("it would begin a segment of {:?}", place.segment));
-        }
-        let relative = batch.last_offset().0 - place.segment.0;
-        if behind > u64::from(u32::MAX) || (size > 0 && relative > i64::from(i32::MAX)) {
-            return Err("it reaches beyond the largest segment".to_owned());
-        }
-        Ok(())
-    }
-}
-
 /// Reads everything and makes sure that it is durable or in the log. So many bytes may stay in memory where the disk is
 /// full.
 pub(super) fn recover(
@@ -149,21 +86,18 @@ pub(super) fn recover(
     table.make_durable(&*disk)?;
     let mut replay = Replay {
         disk: &*disk,
-        now_ms: env.now_ms(),
-        files,
+        applied: Applied { files, now_ms: env.now_ms(), partitions: stood(&table, &*disk)?, broken: BTreeMap::new() },
         handles,
-        partitions: stood(&table, &*disk)?,
         waiting: Waiting::new(),
         written: BTreeSet::new(),
         deleted: BTreeSet::new(),
         short: Short::default(),
-        broken: BTreeMap::new(),
     };
     let mut scan = Scan::new(&*disk, files, Open::Write);
     scan.run(first_file, &mut replay).map_err(|error| table.doubt(error))?;
     replay.keep_damaged()?;
     // Their entries go with the log: the next checkpoint must not name them any more.
-    table.forget(replay.deleted.iter().filter(|id| !replay.partitions.contains_key(id)));
+    table.forget(replay.deleted.iter().filter(|id| !replay.applied.partitions.contains_key(id)));
     let short = std::mem::take(&mut replay.short);
     let mut partitions = replay.finish()?;
     short.keep(&*disk, files, first_file, &mut partitions, unflushed_bytes_max)?;
@@ -207,39 +141,30 @@ fn make_last_group_durable(disk: &dyn Disk, dir: &Path, scan: &Scan<'_>) -> io::
 /// Takes the log's entries to their places.
 struct Replay<'a> {
     disk: &'a dyn Disk,
-    now_ms: i64,
-    files: &'a Files,
+    applied: Applied<'a>,
     handles: &'a Handles,
-    partitions: BTreeMap<TopicPartition, Replayed>,
     waiting: Waiting,
     /// Segments that were written to.
     written: BTreeSet<Name>,
     deleted: BTreeSet<TopicPartition>,
     /// Where the disk was full.
     short: Short,
-    /// Partitions with entries that do not follow on: the first such, and which file of the log holds it.
-    broken: BTreeMap<TopicPartition, (u32, Damage)>,
 }
 
 impl Visit for Replay<'_> {
     fn entry(&mut self, entry: Entry) -> Result<(), Error> {
-        let Entry { file, at, header, payload } = entry;
-        let id = header.partition;
+        let (id, header) = (entry.header.partition, entry.header);
         match header.kind {
             Kind::Batch => {
-                if let Err(why) = self.batch(file, &header, payload) {
-                    self.break_off(id, file, at, &why);
+                if self.applied.batch(&entry) {
+                    let waiting = self.waiting.entry((id, header.segment)).or_default();
+                    waiting.push((header.position, entry.payload));
                 }
             }
-            Kind::LogStart => {
-                let partition = self.partitions.entry(id).or_default();
-                partition.touched = true;
-                partition.view.trim(header.base_offset);
-            }
+            Kind::LogStart => self.applied.log_start(id, header.base_offset),
             Kind::Deleted => {
-                self.partitions.remove(&id);
+                self.applied.deleted(id);
                 self.waiting.retain(|(of, _), _| *of != id);
-                self.broken.remove(&id);
                 self.short.forget(id);
                 self.deleted.insert(id);
             }
@@ -257,41 +182,11 @@ impl Visit for Replay<'_> {
 }
 
 impl Replay<'_> {
-    /// An entry's batch; an error says why it counts for nothing.
-    fn batch(&mut self, file: u32, header: &EntryHeader, payload: Bytes) -> Result<(), String> {
-        let id = header.partition;
-        let batch = match Batch::split_from(&mut payload.clone()) {
-            // Neither stands in the batch's own checksum.
-            Ok(Some(batch)) if (batch.base_offset(), batch.leader_epoch()) == (header.base_offset, header.epoch) => {
-                batch
-            }
-            Ok(_) => return Err("the batch is not the one its entry names".to_owned()),
-            Err(error) => return Err(error.to_string()),
-        };
-        let damaged = self.partitions.get(&id).is_some_and(|partition| partition.damage.is_some());
-        if damaged || self.broken.contains_key(&id) {
-            return Ok(());
-        }
-        let place = BatchPlace {
-            segment: header.segment,
-            position: header.position,
-            wal_file: file,
-            created_ms: batch.max_timestamp_ms().min(self.now_ms),
-            index_interval: INDEX_INTERVAL,
-        };
-        // Of a partition that is deleted further on the checkpoint may know nothing any more: then this does not last.
-        let placed = self.partitions.entry(id).or_default().batch(&batch, &place);
-        if placed.map_err(|why| format!("the batch cannot stand there: {why}"))? {
-            self.waiting.entry((id, header.segment)).or_default().push((header.position, payload));
-        }
-        Ok(())
-    }
-
     /// Files of the log that are damaged are used again like all others: what is in them is copied for people to look at.
     fn keep_damaged(&self) -> io::Result<()> {
-        let damaged: BTreeSet<u32> = self.broken.values().map(|(number, _)| *number).collect();
+        let damaged: BTreeSet<u32> = self.applied.broken.values().map(|(number, _)| *number).collect();
         for number in damaged {
-            let path = self.files.path(number);
+            let path = self.applied.files.path(number);
             let copy = path.with_extension("wal-damaged");
             let file = self.disk.open(&path, Open::Read)?;
             let mut bytes = vec![0; file.len()? as usize];
@@ -304,13 +199,6 @@ impl Replay<'_> {
             tracing::error!(copy = %copy.display(), "the damaged file of the write-ahead log was copied");
         }
         Ok(())
-    }
-
-    /// Nothing of the partition counts from here on.
-    fn break_off(&mut self, id: TopicPartition, number: u32, at: usize, why: &str) {
-        let place = format!("{} at byte {at}", self.files.path(number).display());
-        let damage = Damage { place, detail: format!("an entry of partition {id:?}: {why}") };
-        self.broken.entry(id).or_insert((number, damage));
     }
 
     /// Writes what one file of the log held to its segments, runs at once.
@@ -355,17 +243,17 @@ impl Replay<'_> {
 
     /// Cuts every partition behind its last batch.
     fn finish(mut self) -> Result<BTreeMap<TopicPartition, Replayed>, Error> {
-        for (id, (_, damage)) in std::mem::take(&mut self.broken) {
+        for (id, (_, damage)) in &self.applied.broken {
             tracing::error!(partition = ?id, place = damage.place, detail = damage.detail, "a partition is fenced");
-            self.partitions.entry(id).or_default().damage = Some(damage);
         }
+        let mut partitions = self.applied.finish();
         for id in &self.deleted {
-            if !self.partitions.contains_key(id) {
+            if !partitions.contains_key(id) {
                 self.handles.remove_partition(self.disk, *id)?;
             }
         }
         for name in std::mem::take(&mut self.written) {
-            let Some(partition) = self.partitions.get(&name.partition) else { continue };
+            let Some(partition) = partitions.get(&name.partition) else { continue };
             let Some(segment) = partition.view.segments.iter().find(|segment| segment.base == name.segment) else {
                 continue;
             };
@@ -376,9 +264,9 @@ impl Replay<'_> {
                 self.handles.shrink()?;
             }
         }
-        for partition in self.partitions.values_mut() {
+        for partition in partitions.values_mut() {
             partition.view.all_flushed();
         }
-        Ok(self.partitions)
+        Ok(partitions)
     }
 }
