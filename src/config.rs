@@ -49,6 +49,7 @@ pub struct Log {
     pub cold_read_bytes: NonZeroUsize,
     pub disk_reserve_bytes: u64,
     pub retention_check_interval_ms: NonZeroU64,
+    pub producer_expiration_ms: NonZeroU64,
     pub compact_map_bytes: usize,
     pub compact_bytes_per_second: u64,
     pub compact_check_interval_ms: NonZeroU64,

@@ -211,6 +211,7 @@ fn node_config(config: &Config) -> NodeConfig {
         reserve_bytes: log.disk_reserve_bytes,
         dirty_files_max: dirty_files(::log::env::raise_open_files()),
         retention_check_interval_ms: log.retention_check_interval_ms.get(),
+        producer_expiration_ms: log.producer_expiration_ms.get(),
         compact_map_bytes: log.compact_map_bytes,
         compact_bytes_per_second: log.compact_bytes_per_second,
         compact_check_interval_ms: log.compact_check_interval_ms.get(),

@@ -77,6 +77,9 @@ pub struct NodeConfig {
     pub reserve_bytes: u64,
     /// Time between two looks at what retention removes, in milliseconds.
     pub retention_check_interval_ms: u64,
+    /// How long a partition remembers an idempotent producer that appends nothing to it and has no open transaction, in
+    /// milliseconds (Kafka's `producer.id.expiration.ms`). After that a batch that is sent once more is there twice.
+    pub producer_expiration_ms: u64,
     /// Memory for the keys of a pass of compaction, in bytes, 24 for each (Kafka's `log.cleaner.dedupe.buffer.size`).
     pub compact_map_bytes: usize,
     /// Bytes that compaction reads and writes in a second, together; 0: as fast as it can
@@ -107,6 +110,7 @@ impl Default for NodeConfig {
             // What is in memory only, and as much again for indexes and checkpoints.
             reserve_bytes: 256 * 1024 * 1024,
             retention_check_interval_ms: if cfg!(test) { 1_000 } else { 60_000 },
+            producer_expiration_ms: 24 * 60 * 60 * 1000,
             compact_map_bytes: 128 * 1024 * 1024,
             compact_bytes_per_second: 64 * 1024 * 1024,
             compact_check_interval_ms: 15_000,
@@ -176,6 +180,7 @@ impl Node {
                 bytes_per_second: config.compact_bytes_per_second,
                 interval: Duration::from_millis(config.compact_check_interval_ms),
             },
+            producer_expiration_ms: i64::try_from(config.producer_expiration_ms).unwrap_or(i64::MAX),
             reserve_bytes: config.reserve_bytes,
             #[cfg(test)]
             acknowledge: config.acknowledge,
@@ -243,12 +248,16 @@ impl Node {
     }
 }
 
-/// From time to time removes what retention removes, until the log stops.
+/// From time to time removes what retention removes and forgets producers that have expired, until the log stops.
 async fn retain(env: Env, store: Weak<Store>, interval: Duration) {
     loop {
         env.sleep(interval).await;
         let Some(store) = store.upgrade() else { return };
-        if let Err(error) = store.retain(env.now_ms()).await {
+        let retained = async {
+            store.forget_producers().await?;
+            store.retain(env.now_ms()).await
+        };
+        if let Err(error) = retained.await {
             // The log has stopped, or will say itself why it must.
             tracing::debug!(%error, "retention ends");
             return;

@@ -5,6 +5,7 @@ mod deletion;
 mod fixture;
 mod flush;
 mod idle;
+mod producers;
 
 use std::path::Path;
 use std::sync::Arc;

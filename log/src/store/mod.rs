@@ -105,6 +105,8 @@ pub(crate) struct StoreConfig {
     pub cold_reads: usize,
     pub cold_read_bytes: usize,
     pub compact: CompactConfig,
+    /// How long a producer is remembered that is silent.
+    pub producer_expiration_ms: i64,
     /// Room on the disk that producers leave to the log itself.
     pub reserve_bytes: u64,
     pub acknowledge: Acknowledge,
@@ -121,6 +123,7 @@ struct Shared {
     stable: Stable,
     tail: Tail,
     compaction: Figures,
+    producer_expiration_ms: i64,
     /// Whether tasks give way between messages: only where a simulation looks for orders.
     env_steps: bool,
 }
@@ -273,6 +276,7 @@ impl Store {
             history: History::new(config.cold_reads, config.cold_read_bytes),
             tail: Tail::new(config.tail_bytes),
             compaction: Figures::default(),
+            producer_expiration_ms: config.producer_expiration_ms,
             env_steps: env.is_simulated(),
         });
         // As much as there may be in memory at any time.
@@ -621,6 +625,14 @@ impl Store {
         let (done, outcome) = oneshot::channel();
         self.send(partition, Message::Trim { partition, start, again, done }).await?;
         outcome.await.map_err(|_| self.closed())?
+    }
+
+    /// Forgets the producers that have expired: what they had in memory and in checkpoints is given back.
+    pub async fn forget_producers(&self) -> Result<(), Error> {
+        for shard in &self.shards {
+            shard.send.send(Message::ForgetProducers).await.map_err(|_| self.closed())?;
+        }
+        Ok(())
     }
 
     /// Takes a checkpoint now; returns when it is in force. [`Error::Busy`]: the disk is full, the one before stays.

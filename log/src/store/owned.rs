@@ -64,7 +64,7 @@ impl Owned {
         let producers = rolled.then(|| Box::new(self.producers.clone()));
         self.active = Some(Active { size: active.size + size, ..active });
         self.note_abort(batch);
-        self.producers.apply(batch);
+        self.producers.apply(batch, now_ms);
         self.end = batch.next_offset();
         self.touched = true;
         Slot {

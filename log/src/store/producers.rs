@@ -1,7 +1,11 @@
 //! What a partition remembers of its idempotent producers: enough to answer a repeated batch with its first offset and
-//! to refuse a gap or an old epoch.
+//! to refuse a gap or an old epoch. One that was silent for so long that it has expired counts as never heard of, unless
+//! its transaction is open; it is forgotten when somebody looks.
+//!
+//! It is heard of when its batch is appended, by this node's clock: what its records say of the time may be years ago.
+//! Where a batch is applied again by recovery that is the time of the recovery: it never expires too early.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Buf, BufMut};
 
@@ -17,12 +21,24 @@ const REMEMBERED: usize = 5;
 /// Producers remembered in a partition; over it the one that has been silent longest is forgotten. 10,000 take about 3 MB.
 const PRODUCERS_MAX: usize = 10_000;
 
+/// Those heard of last at this time or before, in milliseconds since 1970, have expired.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpiredTo(i64);
+
+impl ExpiredTo {
+    pub fn new(now_ms: i64, expiration_ms: i64) -> ExpiredTo {
+        ExpiredTo(now_ms.saturating_sub(expiration_ms))
+    }
+}
+
 /// See the module. Ordered maps, for what is saved must not depend on hashing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Producers {
     known: BTreeMap<i64, Known>,
     /// Counts changes: who was heard of last.
     clock: u64,
+    /// Those without an open transaction, by when they were heard of last, and their ids.
+    idle: BTreeSet<(u64, i64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +49,9 @@ struct Known {
     /// First offset of the open transaction.
     open: Option<Offset>,
     heard: u64,
-    /// The largest timestamp of its newest batch, and the coordinator's epoch of its newest marker or -1: for Kafka's tools.
-    timestamp_ms: i64,
+    /// And by the clock.
+    heard_ms: i64,
+    /// Of its newest marker, or -1: for Kafka's tools.
     coordinator_epoch: i32,
 }
 
@@ -44,7 +61,7 @@ impl Known {
         let (id, epoch) = (from.try_get_i64_le().map_err(short)?, from.try_get_i16_le().map_err(short)?);
         let open = Some(from.try_get_i64_le().map_err(short)?).filter(|open| *open != -1).map(Offset);
         let heard = from.try_get_u64_le().map_err(short)?;
-        let timestamp_ms = from.try_get_i64_le().map_err(short)?;
+        let heard_ms = from.try_get_i64_le().map_err(short)?;
         let coordinator_epoch = from.try_get_i32_le().map_err(short)?;
         let mut batches = VecDeque::new();
         for _ in 0..from.try_get_u8().map_err(short)? {
@@ -60,7 +77,18 @@ impl Known {
         if id < 0 || epoch < 0 || batches.len() > REMEMBERED || open.is_some_and(|open| !open.is_stored()) {
             return Err("a producer is none that there can be");
         }
-        Ok((id, Known { epoch, batches, open, heard, timestamp_ms, coordinator_epoch }))
+        Ok((id, Known { epoch, batches, open, heard, heard_ms, coordinator_epoch }))
+    }
+
+    fn has_expired(&self, expired_to: ExpiredTo) -> bool {
+        self.open.is_none() && self.heard_ms <= expired_to.0
+    }
+
+    /// Whether a data batch that was appended cannot have been while this was known of its producer: that was forgotten
+    /// before.
+    fn was_forgotten(&self, producer: Producer) -> bool {
+        let follows = |newest: &Remembered| sequence_after(newest.last_sequence, 1) == producer.base_sequence;
+        producer.epoch < self.epoch || (producer.epoch == self.epoch && !self.batches.back().is_none_or(follows))
     }
 }
 
@@ -93,14 +121,15 @@ fn sequence_after(sequence: i32, steps: i32) -> i32 {
 
 impl Producers {
     /// What is to be done with a data batch of `producer` that holds `count` records.
-    pub fn check(&self, producer: Producer, count: u32) -> Result<Verdict, Error> {
+    pub fn check(&self, producer: Producer, count: u32, expired_to: ExpiredTo) -> Result<Verdict, Error> {
         let out_of_order = |expected| Error::OutOfOrderSequence {
             producer_id: producer.id,
             sequence: producer.base_sequence,
             expected,
         };
         // Unknown: forgotten or its records are gone; where it stands is its own affair.
-        let Some(known) = self.known.get(&producer.id) else { return Ok(Verdict::Append) };
+        let known = self.known.get(&producer.id).filter(|known| !known.has_expired(expired_to));
+        let Some(known) = known else { return Ok(Verdict::Append) };
         if producer.epoch < known.epoch {
             return Err(Error::ProducerEpoch { producer_id: producer.id, epoch: producer.epoch, current: known.epoch });
         }
@@ -117,8 +146,8 @@ impl Producers {
         if producer.base_sequence == expected { Ok(Verdict::Append) } else { Err(out_of_order(expected)) }
     }
 
-    /// Takes note of a batch that has its offset: data or marker.
-    pub fn apply(&mut self, batch: &Batch) {
+    /// Takes note of a batch that has its offset, data or marker, and is heard of now.
+    pub fn apply(&mut self, batch: &Batch, now_ms: i64) {
         let Some(producer) = batch.producer() else { return };
         self.clock += 1;
         let heard = self.clock;
@@ -127,13 +156,13 @@ impl Producers {
             batches: VecDeque::new(),
             open: None,
             heard,
-            timestamp_ms: -1,
+            heard_ms: now_ms,
             coordinator_epoch: -1,
         };
         let known = self.known.entry(producer.id).or_insert_with(fresh);
-        known.heard = heard;
-        known.timestamp_ms = batch.max_timestamp_ms();
-        if producer.epoch > known.epoch {
+        self.idle.remove(&(known.heard, producer.id));
+        (known.heard, known.heard_ms) = (heard, now_ms);
+        if producer.epoch > known.epoch || (!batch.is_control() && known.was_forgotten(producer)) {
             known.epoch = producer.epoch;
             known.batches.clear();
         }
@@ -156,17 +185,28 @@ impl Producers {
                 base_offset: batch.base_offset(),
             });
         }
-        self.forget();
-    }
-
-    fn forget(&mut self) {
-        if self.known.len() <= PRODUCERS_MAX {
-            return;
+        if known.open.is_none() {
+            self.idle.insert((heard, producer.id));
         }
-        let closed = self.known.iter().filter(|(_, known)| known.open.is_none());
-        if let Some((&id, _)) = closed.min_by_key(|(_, known)| known.heard) {
+        if self.known.len() > PRODUCERS_MAX
+            && let Some((_, id)) = self.idle.pop_first()
+        {
             self.known.remove(&id);
         }
+    }
+
+    /// Forgets those that have expired, those silent longest first and so many at most. Returns how many.
+    pub fn expire(&mut self, expired_to: ExpiredTo, count_max: usize) -> usize {
+        let mut count = 0;
+        while count < count_max
+            && let Some(&(heard, id)) = self.idle.first()
+            && self.known.get(&id).is_none_or(|known| known.has_expired(expired_to))
+        {
+            self.idle.remove(&(heard, id));
+            self.known.remove(&id);
+            count += 1;
+        }
+        count
     }
 
     /// As part of a checkpoint's record, little endian:
@@ -174,8 +214,9 @@ impl Producers {
     /// ```text
     /// u64  changes counted
     /// u32  producers, each:  i64 id, rising, i16 epoch, i64 first offset of the open transaction (-1: none), u64 changes
-    ///                        when last heard of, i64 timestamp, i32 coordinator epoch (-1: none), u8 batches, at most
-    ///                        five, each i32 first sequence, i32 last sequence, i64 offset, rising
+    ///                        when last heard of, i64 when that was in milliseconds since 1970, i32 coordinator epoch
+    ///                        (-1: none), u8 batches, at most five, each i32 first sequence, i32 last sequence,
+    ///                        i64 offset, rising
     /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.clock);
@@ -186,7 +227,7 @@ impl Producers {
             let open = known.open.filter(|_| !Mutant::CheckpointForgetsOpenTransactions.is_on());
             out.put_i64_le(open.map_or(-1, |open| open.0));
             out.put_u64_le(known.heard);
-            out.put_i64_le(known.timestamp_ms);
+            out.put_i64_le(known.heard_ms);
             out.put_i32_le(known.coordinator_epoch);
             let kept = if Mutant::CheckpointForgetsProducers.is_on() { 0 } else { known.batches.len() };
             out.put_u8(kept as u8);
@@ -208,7 +249,7 @@ impl Producers {
                 let last_offset = Offset(batch.base_offset.0 + i64::from(offset_delta));
                 LastBatch { last_sequence: batch.last_sequence, last_offset, offset_delta }
             }),
-            timestamp_ms: known.timestamp_ms,
+            timestamp_ms: known.heard_ms,
             coordinator_epoch: known.coordinator_epoch,
             current_txn_first_offset: known.open,
         };
@@ -232,7 +273,9 @@ impl Producers {
         if clock > u64::MAX >> 1 {
             return Err("the producers' clock is none that a log has");
         }
-        Ok(Producers { known, clock })
+        let idle =
+            known.iter().filter(|(_, known)| known.open.is_none()).map(|(id, known)| (known.heard, *id)).collect();
+        Ok(Producers { known, clock, idle })
     }
 
     pub fn open(&self, producer_id: i64) -> Option<Offset> {
@@ -248,9 +291,9 @@ impl Producers {
     }
 
     /// What compaction keeps for each producer.
-    pub fn last_batches(&self) -> LastBatches {
+    pub fn last_batches(&self, expired_to: ExpiredTo) -> LastBatches {
         let mut last_batches = LastBatches::default();
-        for (&id, known) in &self.known {
+        for (&id, known) in self.known.iter().filter(|(_, known)| !known.has_expired(expired_to)) {
             let end =
                 |b: &Remembered| b.base_offset.0 + i64::from(b.last_sequence.wrapping_sub(b.first_sequence) & i32::MAX);
             let data = known.batches.back().map(|batch| Offset(end(batch)));
@@ -266,71 +309,4 @@ impl Producers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::LeaderEpoch;
-    use crate::record::NewRecord;
-    use crate::record::build::{Frame, Marker};
-
-    fn batch(epoch: i16, base_sequence: i32, count: usize, offset: i64) -> Batch {
-        let producer = Some(Producer { id: 9, epoch, base_sequence });
-        let frame = Frame { now_ms: 0, producer, transactional: false, batch_bytes_max: 1 << 20 };
-        let mut batch = Batch::build(&vec![NewRecord::default(); count], &frame).unwrap();
-        batch.place(Offset(offset), LeaderEpoch(0));
-        batch
-    }
-
-    fn check(seen: &[(i16, i32, usize)], next: (i16, i32, u32)) -> Result<Verdict, String> {
-        let mut producers = Producers::default();
-        let mut offset = 100;
-        for &(epoch, sequence, count) in seen {
-            producers.apply(&batch(epoch, sequence, count, offset));
-            offset += count as i64;
-        }
-        let producer = Producer { id: 9, epoch: next.0, base_sequence: next.1 };
-        producers.check(producer, next.2).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn sequences() {
-        assert_eq!(check(&[], (0, 7, 1)), Ok(Verdict::Append));
-        assert_eq!(check(&[(0, 0, 3)], (0, 3, 1)), Ok(Verdict::Append));
-        assert_eq!(check(&[(0, 0, 3), (0, 3, 1)], (0, 0, 3)), Ok(Verdict::Repeated(Offset(100))));
-        assert!(check(&[(0, 0, 3)], (0, 4, 1)).is_err());
-        assert!(check(&[(0, 0, 3)], (0, 1, 1)).is_err());
-        let six = [(0, 0, 1), (0, 1, 1), (0, 2, 1), (0, 3, 1), (0, 4, 1), (0, 5, 1)];
-        assert!(check(&six, (0, 0, 1)).is_err());
-        assert_eq!(check(&six, (0, 1, 1)), Ok(Verdict::Repeated(Offset(101))));
-    }
-
-    #[test]
-    fn epochs() {
-        assert!(check(&[(3, 0, 1)], (2, 1, 1)).is_err());
-        assert_eq!(check(&[(3, 0, 1)], (4, 0, 1)), Ok(Verdict::Append));
-        assert!(check(&[(3, 0, 1)], (4, 1, 1)).is_err());
-    }
-
-    #[test]
-    fn sequences_wrap_to_zero() {
-        assert_eq!(check(&[(0, i32::MAX, 1)], (0, 0, 1)), Ok(Verdict::Append));
-        assert_eq!(check(&[(0, i32::MAX - 1, 3)], (0, 1, 1)), Ok(Verdict::Append));
-    }
-
-    #[test]
-    fn a_marker_closes_the_transaction_and_raises_the_epoch() {
-        let mut producers = Producers::default();
-        let frame = Frame {
-            now_ms: 0,
-            producer: Some(Producer { id: 9, epoch: 1, base_sequence: 0 }),
-            transactional: true,
-            batch_bytes_max: 1 << 20,
-        };
-        let mut data = Batch::build(&[NewRecord::default()], &frame).unwrap();
-        data.place(Offset(5), LeaderEpoch(0));
-        producers.apply(&data);
-        assert_eq!(producers.open_all(), vec![Open { producer_id: 9, epoch: 1, first: Offset(5) }]);
-        producers.apply(&Batch::build_marker(9, 2, Marker { commit: true, coordinator_epoch: 0 }, 0));
-        assert_eq!(producers.open_all(), vec![]);
-        assert_eq!(producers.epochs().collect::<Vec<_>>(), vec![(9, 2)]);
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use super::compact::producers::LastBatches;
 use super::config::PartitionConfig;
 use super::owned::{Owned, Slot};
 use super::partition::Partition;
-use super::producers::Verdict;
+use super::producers::{ExpiredTo, Verdict};
 use super::session::Ticket;
 use super::wal::Item;
 use super::{Closer, Shared};
@@ -26,6 +26,8 @@ use crate::{Appended, Error};
 
 /// Messages taken from the mailbox before their entries go to the log together.
 const BURST: usize = 256;
+/// Producers that are forgotten at a look, of all partitions; the next look goes on.
+const FORGOTTEN_MAX: usize = 10_000;
 
 /// What is asked of a shard.
 pub(super) enum Message {
@@ -58,6 +60,8 @@ pub(super) enum Message {
         partition: TopicPartition,
         done: oneshot::Sender<LastBatches>,
     },
+    /// Forgets producers that have expired.
+    ForgetProducers,
     /// Says where every partition stands that has changed since the last time; answered when all of that is durable.
     Capture(oneshot::Sender<Captured>),
     /// Takes no more messages; ends when everything is durable.
@@ -284,9 +288,10 @@ impl Shard {
             Message::Copy { partition, batches, done } => self.copy(partition, batches, done),
             Message::Producers { partition, done } => {
                 if let Some(owned) = self.owned.get(&partition) {
-                    let _ = done.send(owned.producers.last_batches());
+                    let _ = done.send(owned.producers.last_batches(self.expired_to(now_ms)));
                 }
             }
+            Message::ForgetProducers => self.forget_producers(now_ms),
             Message::Capture(done) => self.capture(done),
             Message::Stop => {
                 self.stopping = true;
@@ -305,7 +310,8 @@ impl Shard {
         if let Err(error) = owned.partition.check() {
             return refuse(how, durable, error);
         }
-        match admit(owned, &batch, &how) {
+        let expired_to = ExpiredTo::new(now_ms, self.shared.producer_expiration_ms);
+        match admit(owned, &batch, &how, expired_to) {
             Ok(Verdict::Append) => {}
             Ok(Verdict::Repeated(base_offset)) => {
                 let partition = Arc::clone(&owned.partition);
@@ -351,6 +357,19 @@ impl Shard {
         let item = Item::Batch { partition: id, batch: batch.clone(), segment, position, eager };
         let when = if eager { When::Written } else { When::Durable };
         self.queue(item, Pending::Batch { partition, batch, slot, append_time_ms, permit, durable, when });
+    }
+
+    fn expired_to(&self, now_ms: i64) -> ExpiredTo {
+        ExpiredTo::new(now_ms, self.shared.producer_expiration_ms)
+    }
+
+    fn forget_producers(&mut self, now_ms: i64) {
+        let (expired_to, mut left) = (self.expired_to(now_ms), FORGOTTEN_MAX);
+        for owned in self.owned.values_mut() {
+            let count = owned.producers.expire(expired_to, left);
+            left -= count;
+            owned.touched |= count > 0;
+        }
     }
 
     fn trim(
@@ -419,14 +438,14 @@ impl Shard {
     }
 }
 
-fn admit(owned: &Owned, batch: &Batch, how: &How) -> Result<Verdict, Error> {
+fn admit(owned: &Owned, batch: &Batch, how: &How, expired_to: ExpiredTo) -> Result<Verdict, Error> {
     if let How::Expect(offset) = how
         && *offset != owned.end
     {
         return Err(Error::OutOfRange { offset: *offset, start: owned.end, end: owned.end });
     }
     match batch.producer() {
-        Some(producer) if !batch.is_control() => owned.producers.check(producer, batch.record_count()),
+        Some(producer) if !batch.is_control() => owned.producers.check(producer, batch.record_count(), expired_to),
         _ => Ok(Verdict::Append),
     }
 }

@@ -56,7 +56,7 @@ impl Applied<'_> {
             index_interval: INDEX_INTERVAL,
         };
         // Of a partition that is deleted further on the checkpoint may know nothing any more: then this does not last.
-        let placed = self.partitions.entry(id).or_default().batch(&batch, &place);
+        let placed = self.partitions.entry(id).or_default().batch(&batch, &place, self.now_ms);
         placed.map_err(|why| format!("the batch cannot stand there: {why}"))
     }
 
@@ -83,7 +83,7 @@ impl Applied<'_> {
 impl Replayed {
     /// Takes an entry's batch, and says whether its bytes are its file's: not where that was compacted. An error says why
     /// it cannot stand there.
-    fn batch(&mut self, batch: &Batch, place: &BatchPlace) -> Result<bool, String> {
+    fn batch(&mut self, batch: &Batch, place: &BatchPlace, now_ms: i64) -> Result<bool, String> {
         let base = batch.base_offset();
         if batch.next_offset() <= self.view.compaction.swapped {
             return Ok(false);
@@ -107,7 +107,7 @@ impl Replayed {
                     self.view.insert_aborted(Aborted { producer_id: producer.id, first, last: base });
                 }
             }
-            self.producers.apply(batch);
+            self.producers.apply(batch, now_ms);
             self.known = batch.next_offset();
         }
         self.view.push(batch, place);

@@ -10,7 +10,7 @@ use crate::record::batch::Producer;
 use crate::record::codec::Codec;
 use crate::record::{Batch, Offset, RecordView};
 use crate::store::partition::Aborted;
-use crate::store::producers::{Producers, Verdict};
+use crate::store::producers::{ExpiredTo, Producers, Verdict};
 
 pub(super) fn bytes_of(log: &[Batch]) -> Bytes {
     let mut out = Vec::new();
@@ -100,14 +100,15 @@ pub(super) fn recover(log: &[Batch]) -> (Producers, Vec<Aborted>) {
         {
             aborted.push(Aborted { producer_id: producer.id, first, last: batch.base_offset() });
         }
-        producers.apply(batch);
+        producers.apply(batch, 0);
     }
     aborted.sort_by_key(|aborted| aborted.first);
     (producers, aborted)
 }
 
 fn verdict(producers: &Producers, id: i64, epoch: i16, base_sequence: i32, count: u32) -> Result<Verdict, String> {
-    producers.check(Producer { id, epoch, base_sequence }, count).map_err(|error| error.to_string())
+    let never = ExpiredTo::new(0, i64::MAX);
+    producers.check(Producer { id, epoch, base_sequence }, count, never).map_err(|error| error.to_string())
 }
 
 /// A log and what compaction made of it answer each producer alike: the next batch, a repeated last one, a gap, an old and
