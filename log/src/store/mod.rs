@@ -157,6 +157,20 @@ impl Stage {
     }
 }
 
+/// Says the stage to tasks, each through a watch of its own: who waits for one together wakes in no order that a
+/// simulation could repeat.
+struct Stages {
+    compactor: watch::Sender<Stage>,
+    checkpointer: watch::Sender<Stage>,
+}
+
+impl Stages {
+    fn set(&self, stage: Stage) {
+        self.compactor.send_replace(stage);
+        self.checkpointer.send_replace(stage);
+    }
+}
+
 /// Whether the store is to end: somebody has said so, or nobody is left to say it.
 fn stops(stop: &watch::Receiver<Stage>) -> bool {
     stop.borrow().stops() || stop.has_changed().is_err()
@@ -179,7 +193,7 @@ pub(crate) struct Store {
     background: Mutex<Option<(Checkpointer, Compactor)>>,
     compactor: Mutex<Option<Task<()>>>,
     checkpointing: Mutex<Option<Task<()>>>,
-    stage: watch::Sender<Stage>,
+    stages: Stages,
     tasks: Mutex<Vec<Task<()>>>,
     writer: Mutex<Option<Task<()>>>,
     flusher: Mutex<Option<Task<()>>>,
@@ -287,7 +301,9 @@ impl Store {
             let recover = move || recovery::recover(&env2, &dir, &shared.files, &shared.handles, unflushed_bytes_max);
             env.offload(recover).await?
         };
-        let (stage, stop) = watch::channel(Stage::Opens);
+        let (compactor, stop) = watch::channel(Stage::Opens);
+        let (checkpointer, checkpointer_stop) = watch::channel(Stage::Opens);
+        let stages = Stages { compactor, checkpointer };
         let room = Room { dir: dir.to_owned(), reserve_bytes: config.reserve_bytes };
         // Before anything is taken from producers.
         room.look(&*env.disk(), &flush);
@@ -320,7 +336,7 @@ impl Store {
             env: env.clone(),
             shared: Arc::clone(&shared),
             shards: weak.clone(),
-            stop: stop.clone(),
+            stop: checkpointer_stop,
             _lock: Arc::clone(&lock),
             table: Arc::new(Mutex::new(recovered.table)),
             requests,
@@ -354,7 +370,7 @@ impl Store {
             background: Mutex::new(Some((checkpointer, compactor))),
             compactor: Mutex::new(None),
             checkpointing: Mutex::new(None),
-            stage,
+            stages,
             tasks: Mutex::new(tasks),
             writer: Mutex::new(Some(writer)),
             flusher: Mutex::new(Some(flusher)),
@@ -457,11 +473,7 @@ impl Store {
     /// Whoever has opened the log goes on: what finds no room on the disk waits for it from now on, as long as it takes.
     pub fn opened(&self) {
         self.shared.files.press(false);
-        // Nobody waits for this, and the order in which a watch wakes is not a simulation's.
-        self.stage.send_if_modified(|stage| {
-            *stage = Stage::Runs;
-            false
-        });
+        self.stages.set(Stage::Runs);
     }
 
     /// Removes what the log held of a partition whose topic is gone.
@@ -655,7 +667,7 @@ impl Store {
     /// Takes no more, makes what was taken durable, ends all tasks. A poisoned log ends at once, and so does one whose
     /// disk is full: what was not acknowledged is given up then, what is not in its segment is there after the next start.
     pub async fn stop(&self) {
-        self.stage.send_replace(Stage::Stops);
+        self.stages.set(Stage::Stops);
         let take = |task: &Mutex<Option<Task<()>>>| task.lock().unwrap_or_else(PoisonError::into_inner).take();
         // It is in the midst of a step at most, and may wait for a checkpoint, for which all others are needed.
         if let Some(compactor) = take(&self.compactor) {
@@ -677,7 +689,7 @@ impl Store {
             let _ = flusher.await;
         }
         // The others may have waited for one of its checkpoints until now.
-        self.stage.send_replace(Stage::Ended);
+        self.stages.set(Stage::Ended);
         if let Some(checkpointer) = take(&self.checkpointing) {
             let _ = checkpointer.await;
         }
