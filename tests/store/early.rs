@@ -12,7 +12,8 @@ use crate::support::program::{Program, binary};
 use crate::support::random::Random;
 use crate::support::{Scratch, wait_for};
 
-const TOPIC: &str = "early";
+/// Bytes of a record: so many that a cut often falls in between a write and its sync.
+const RECORD: usize = 2_000_000;
 /// The fault is to be found within so many.
 const CUTS: u64 = 20;
 /// Names the binary with the deliberate faults compiled in; tests/run builds it.
@@ -36,39 +37,45 @@ fn power_cuts_find_out_what_is_acknowledged_before_the_sync() {
 /// After which cut something is missing that was acknowledged before, and what.
 fn first_loss(binary: &str, settings: &[(&str, &str)]) -> Option<(u64, String)> {
     let scratch = Scratch::new("early");
-    let volume = Volume::new(scratch.path(), "1G");
+    let volume = Volume::new(scratch.path(), "8G");
     let data = volume.data();
     let mut random = Random::new(17);
     let mut acknowledged = BTreeMap::new();
-    for cut in 1..=CUTS {
+    for cut in 1..=CUTS + 1 {
         let program = Program::start_binary(binary, &data, settings);
         let mut broker = Broker::connect(program.kafka);
-        if cut == 1 {
-            broker.create_topic(TOPIC, 1, &[]).expect("connected").expect("created");
-        }
-        if let Some(lost) = lost(&mut broker, &acknowledged) {
+        if let Some(lost) = lost(&mut broker, cut - 1, &acknowledged) {
             return Some((cut - 1, lost));
         }
-        let producing = produce(program.kafka, cut, random.below(4000));
-        wait_for("acknowledgements", 60, || (producing.steps.load(Ordering::Relaxed) > 20).then_some(()));
+        if cut > CUTS {
+            break;
+        }
+        let options = [("max.message.bytes", "4000000")];
+        broker.create_topic(&topic(cut), 1, &options).expect("connected").expect("created");
+        let producing = produce(program.kafka, cut);
+        wait_for("acknowledgements", 60, || (producing.steps.load(Ordering::Relaxed) > 5).then_some(()));
         // A moment drawn from the seed. What is tested does not depend on its length.
         std::thread::sleep(Duration::from_millis(random.below(50)));
         volume.cut(program);
         volume.mount_again();
-        acknowledged.extend(producing.stop());
+        acknowledged = producing.stop();
     }
-    let program = Program::start_binary(binary, &data, settings);
-    lost(&mut Broker::connect(program.kafka), &acknowledged).map(|lost| (CUTS, lost))
+    None
+}
+
+/// Each cut has its own.
+fn topic(cut: u64) -> String {
+    format!("early-{cut}")
 }
 
 /// Writes one record after the other, values unlike each other, and keeps those that are acknowledged, by offset.
-fn produce(kafka: SocketAddr, cut: u64, size: u64) -> Actor<BTreeMap<i64, String>> {
+fn produce(kafka: SocketAddr, cut: u64) -> Actor<BTreeMap<i64, String>> {
     let mut broker = Broker::connect(kafka);
     let mut n = 0;
     Actor::start(BTreeMap::new(), move |acknowledged| {
-        let value = format!("{cut}.{n}.{}", "x".repeat(size as usize));
+        let value = format!("{cut}.{n}.{}", "x".repeat(RECORD));
         n += 1;
-        match broker.produce(TOPIC, 0, std::slice::from_ref(&value)) {
+        match broker.produce(&topic(cut), 0, std::slice::from_ref(&value)) {
             Ok(Ok(offset)) => acknowledged.insert(offset, value).is_none(),
             // The disk is gone, or the program. Nobody was told anything.
             Ok(Err(_)) | Err(_) => false,
@@ -77,8 +84,11 @@ fn produce(kafka: SocketAddr, cut: u64, size: u64) -> Actor<BTreeMap<i64, String
 }
 
 /// What is not there, or is not what it was.
-fn lost(broker: &mut Broker, acknowledged: &BTreeMap<i64, String>) -> Option<String> {
-    let records = broker.topic(TOPIC).records;
+fn lost(broker: &mut Broker, cut: u64, acknowledged: &BTreeMap<i64, String>) -> Option<String> {
+    if acknowledged.is_empty() {
+        return None;
+    }
+    let records = broker.topic(&topic(cut)).records;
     let there: BTreeMap<i64, &str> =
         records.iter().map(|record| (record.offset, record.value.as_deref().expect("a value"))).collect();
     let lost: Vec<_> =

@@ -150,6 +150,12 @@ fn bases(seed: u64) -> Vec<Base> {
                 node.checkpoint().await.unwrap();
             }
             run_clients(&env, &node, &model, 6).await;
+            // The last group of the log cannot be told from one that was being written: it holds what nobody asks for.
+            let last = NewTopic { name: format!("last-{stops}"), partitions: 1, config: Default::default() };
+            let last = TopicPartition { topic: node.create_topic(last).await.unwrap().id, partition: 0 };
+            for _ in 0..2 {
+                node.log(last).unwrap().append(vec![text_record("last")]).await.unwrap();
+            }
             if stops {
                 node.shutdown().await;
             }
