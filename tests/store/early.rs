@@ -12,8 +12,10 @@ use crate::support::program::{Program, binary};
 use crate::support::random::Random;
 use crate::support::{Scratch, wait_for};
 
-/// Bytes of a record: so many that a cut often falls in between a write and its sync.
-const RECORD: usize = 2_000_000;
+/// Partitions, each written by one client, and bytes of a record: so many that a cut often falls in between a write and
+/// its sync.
+const PARTITIONS: i32 = 4;
+const RECORD: usize = 1_000_000;
 /// The fault is to be found within so many.
 const CUTS: u64 = 20;
 /// Names the binary with the deliberate faults compiled in; tests/run builds it.
@@ -40,7 +42,7 @@ fn first_loss(binary: &str, settings: &[(&str, &str)]) -> Option<(u64, String)> 
     let volume = Volume::new(scratch.path(), "8G");
     let data = volume.data();
     let mut random = Random::new(17);
-    let mut acknowledged = BTreeMap::new();
+    let mut acknowledged: Vec<BTreeMap<i64, String>> = Vec::new();
     for cut in 1..=CUTS + 1 {
         let program = Program::start_binary(binary, &data, settings);
         let mut broker = Broker::connect(program.kafka);
@@ -51,14 +53,15 @@ fn first_loss(binary: &str, settings: &[(&str, &str)]) -> Option<(u64, String)> 
             break;
         }
         let options = [("max.message.bytes", "4000000")];
-        broker.create_topic(&topic(cut), 1, &options).expect("connected").expect("created");
-        let producing = produce(program.kafka, cut);
-        wait_for("acknowledgements", 60, || (producing.steps.load(Ordering::Relaxed) > 5).then_some(()));
+        broker.create_topic(&topic(cut), PARTITIONS, &options).expect("connected").expect("created");
+        let producing: Vec<_> = (0..PARTITIONS).map(|partition| produce(program.kafka, cut, partition)).collect();
+        let is_at_work = |one: &Actor<_>| one.steps.load(Ordering::Relaxed) > 5;
+        wait_for("acknowledgements", 60, || producing.iter().all(is_at_work).then_some(()));
         // A moment drawn from the seed. What is tested does not depend on its length.
         std::thread::sleep(Duration::from_millis(random.below(50)));
         volume.cut(program);
         volume.mount_again();
-        acknowledged = producing.stop();
+        acknowledged = producing.into_iter().map(Actor::stop).collect();
     }
     None
 }
@@ -69,13 +72,13 @@ fn topic(cut: u64) -> String {
 }
 
 /// Writes one record after the other, values unlike each other, and keeps those that are acknowledged, by offset.
-fn produce(kafka: SocketAddr, cut: u64) -> Actor<BTreeMap<i64, String>> {
+fn produce(kafka: SocketAddr, cut: u64, partition: i32) -> Actor<BTreeMap<i64, String>> {
     let mut broker = Broker::connect(kafka);
     let mut n = 0;
     Actor::start(BTreeMap::new(), move |acknowledged| {
         let value = format!("{cut}.{n}.{}", "x".repeat(RECORD));
         n += 1;
-        match broker.produce(&topic(cut), 0, std::slice::from_ref(&value)) {
+        match broker.produce(&topic(cut), partition, std::slice::from_ref(&value)) {
             Ok(Ok(offset)) => acknowledged.insert(offset, value).is_none(),
             // The disk is gone, or the program. Nobody was told anything.
             Ok(Err(_)) | Err(_) => false,
@@ -83,17 +86,20 @@ fn produce(kafka: SocketAddr, cut: u64) -> Actor<BTreeMap<i64, String>> {
     })
 }
 
-/// What is not there, or is not what it was.
-fn lost(broker: &mut Broker, cut: u64, acknowledged: &BTreeMap<i64, String>) -> Option<String> {
+/// What is not there, or is not what it was, of what was acknowledged in the partitions.
+fn lost(broker: &mut Broker, cut: u64, acknowledged: &[BTreeMap<i64, String>]) -> Option<String> {
     if acknowledged.is_empty() {
         return None;
     }
     let records = broker.topic(&topic(cut)).records;
-    let there: BTreeMap<i64, &str> =
-        records.iter().map(|record| (record.offset, record.value.as_deref().expect("a value"))).collect();
-    let lost: Vec<_> =
-        acknowledged.iter().filter(|(offset, value)| there.get(offset).copied() != Some(value.as_str())).collect();
-    let (offset, value) = lost.first()?;
-    let (count, all, is) = (lost.len(), acknowledged.len(), there.get(offset));
-    Some(format!("{count} of {all}: {value:.12} was acknowledged at {offset}, {is:.12?} is there"))
+    let there: BTreeMap<(i32, i64), &str> = records
+        .iter()
+        .map(|record| ((record.partition, record.offset), record.value.as_deref().expect("a value")))
+        .collect();
+    let all =
+        (0..).zip(acknowledged).flat_map(|(partition, of)| of.iter().map(move |(at, value)| ((partition, *at), value)));
+    let lost: Vec<_> = all.filter(|(at, value)| there.get(at).copied() != Some(value.as_str())).collect();
+    let (at, value) = lost.first()?;
+    let (count, is) = (lost.len(), there.get(at));
+    Some(format!("{count} records: {value:.12} was acknowledged at {at:?}, {is:.12?} is there"))
 }
