@@ -299,11 +299,6 @@ impl Flush {
         }
     }
 
-    /// There may be something to sync.
-    pub fn look_at_files(&self) {
-        self.written_much.notify_one();
-    }
-
     fn is_removed(&self) {
         self.lock().removed += 1;
         self.done.notify_waiters();
@@ -312,7 +307,7 @@ impl Flush {
     fn end(&self) {
         self.lock().ended = true;
         self.removal.notify_one();
-        self.look_at_files();
+        self.written_much.notify_one();
     }
 
     fn written(&self, count: usize) {
@@ -375,7 +370,8 @@ impl Flusher {
         }
     }
 
-    /// Syncs segments that have got much since their last sync, and those that get nothing any more, beside the writing.
+    /// Syncs segments that have got much since their last sync, and closes those that nobody uses any more, beside the
+    /// writing.
     async fn sync_all(&self) {
         let bytes_min = self.sync_bytes;
         let mut look_at = self.env.monotonic() + IDLE_INTERVAL;
@@ -389,12 +385,11 @@ impl Flusher {
                 if wait.is_zero() {
                     shared.handles.sync_idle()?;
                 }
-                Ok((shared.handles.sync_largest(bytes_min)?, shared.handles.is_dirty()))
+                shared.handles.sync_largest(bytes_min)
             };
             match self.env.offload(sync).await {
-                Ok((true, _)) => self.env.step().await,
-                Ok((false, true)) => drop(self.env.timeout(wait, written_much).await),
-                Ok((false, false)) => written_much.await,
+                Ok(true) => self.env.step().await,
+                Ok(false) => drop(self.env.timeout(wait, written_much).await),
                 Err(error) => return self.shared.wal.set_poison("a sync of a segment", &error),
             }
         }
@@ -416,7 +411,7 @@ impl Flusher {
             }
             self.room.look(&*self.env.disk(), &self.shared.flush);
             self.shared.flush.written(count);
-            self.shared.flush.look_at_files();
+            self.shared.flush.written_much.notify_one();
             self.shared.tail.evict();
             self.env.step().await;
         }

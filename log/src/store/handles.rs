@@ -63,7 +63,8 @@ struct Inner {
     synced_indexes: Vec<Name>,
     /// Directories in which names have changed.
     directories: BTreeSet<PathBuf>,
-    reading: BTreeMap<Name, Arc<dyn File>>,
+    /// And the look before each was used last.
+    reading: BTreeMap<Name, (Arc<dyn File>, u32)>,
     order: VecDeque<Name>,
 }
 
@@ -174,19 +175,17 @@ impl Handles {
         Ok(())
     }
 
-    /// Whether there is anything that [`Handles::sync_idle`] may once find.
-    pub fn is_dirty(&self) -> bool {
-        !self.lock().dirty.is_empty()
-    }
-
-    /// Syncs and closes some of the files that nobody has written to for a while. To be called from time to time.
+    /// Closes the files that nobody has read for a while, and syncs and closes some of those that nobody has written to. To
+    /// be called from time to time.
     pub fn sync_idle(&self) -> io::Result<()> {
         let idle = {
             let mut inner = self.lock();
             inner.look = inner.look.wrapping_add(1);
-            let Inner { dirty, dirty_since, look, .. } = &mut *inner;
-            let is_idle = |dirty: &Dirty| look.wrapping_sub(dirty.look) > IDLE_LOOKS;
-            let idle = dirty.iter().filter(|(_, dirty)| is_idle(dirty)).take(IDLE_SYNCS);
+            let Inner { dirty, dirty_since, look, reading, order, .. } = &mut *inner;
+            let is_idle = |used: u32| look.wrapping_sub(used) > IDLE_LOOKS;
+            reading.retain(|_, (_, used)| !is_idle(*used));
+            order.retain(|name| reading.contains_key(name));
+            let idle = dirty.iter().filter(|(_, dirty)| is_idle(dirty.look)).take(IDLE_SYNCS);
             let idle: BTreeMap<Name, Dirty> = idle.map(|(name, dirty)| (*name, dirty.clone())).collect();
             if !idle.is_empty() {
                 dirty_since.retain(|name| !idle.contains_key(name));
@@ -252,15 +251,19 @@ impl Handles {
     /// A file for reading.
     pub fn for_reading(&self, disk: &dyn Disk, name: Name) -> io::Result<Arc<dyn File>> {
         {
-            let inner = self.lock();
-            let dirty = inner.dirty.get(&name).map(|dirty| &dirty.file);
-            if let Some(file) = dirty.or_else(|| inner.reading.get(&name)) {
+            let Inner { dirty, reading, look, .. } = &mut *self.lock();
+            if let Some(dirty) = dirty.get(&name) {
+                return Ok(Arc::clone(&dirty.file));
+            }
+            if let Some((file, used)) = reading.get_mut(&name) {
+                *used = *look;
                 return Ok(Arc::clone(file));
             }
         }
         let file = disk.open(&self.path(name), Open::Read)?;
         let mut inner = self.lock();
-        if inner.reading.insert(name, Arc::clone(&file)).is_none() {
+        let look = inner.look;
+        if inner.reading.insert(name, (Arc::clone(&file), look)).is_none() {
             inner.order.push_back(name);
         }
         while inner.reading.len() > READERS_MAX {

@@ -273,7 +273,6 @@ impl Checkpointer {
         for outcome in waiting {
             outcome.await.map_err(|_| End::Stopped)?;
         }
-        self.shared.flush.look_at_files();
         Ok(())
     }
 
