@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
 
 use log::Env;
@@ -35,6 +36,15 @@ pub(super) struct Synced {
     pub p99_ms: f64,
 }
 
+impl Synced {
+    /// Of what each piece took.
+    fn of(mut times_ms: Vec<f64>, piece: usize, took: Duration) -> Synced {
+        let bytes_per_second = (times_ms.len() * piece) as f64 / took.as_secs_f64();
+        times_ms.sort_by(f64::total_cmp);
+        Synced { bytes_per_second, p50_ms: percentile(&times_ms, 0.5), p99_ms: percentile(&times_ms, 0.99) }
+    }
+}
+
 /// Bytes a second from one place in memory to another, neither of which fits into a cache.
 pub(super) fn memory_copy(env: &Env) -> f64 {
     let from = vec![1u8; 64 * MIB];
@@ -52,7 +62,7 @@ pub(super) fn memory_copy(env: &Env) -> f64 {
 pub(super) fn one_file(env: &Env, dir: &Path, piece: usize, time: Duration) -> io::Result<Synced> {
     let file = written(env, dir, "limit", FILE_BYTES)?;
     let pieces = FILE_BYTES / piece as u64;
-    let synced = measure(env, piece, time, None, |bytes, count| {
+    let synced = measure(env, piece, time, |bytes, count| {
         file.write_at(count % pieces * piece as u64, &[IoSlice::new(bytes)])?;
         file.sync_data()
     })?;
@@ -66,7 +76,7 @@ pub(super) fn many_files(env: &Env, dir: &Path, count: usize, piece: usize, time
     let names: Vec<String> = (0..count).map(|number| format!("limit-{number}")).collect();
     let files = names.iter().map(|name| written(env, dir, name, EACH)).collect::<io::Result<Vec<_>>>()?;
     let pieces = EACH / piece as u64;
-    let synced = measure(env, piece, time, None, |bytes, number| {
+    let synced = measure(env, piece, time, |bytes, number| {
         let file = &files[(number % count as u64) as usize];
         file.write_at(number / count as u64 % pieces * piece as u64, &[IoSlice::new(bytes)])?;
         file.sync_data()
@@ -85,31 +95,57 @@ pub(super) async fn twice(
     time: Duration,
     bytes_per_second: Option<f64>,
 ) -> io::Result<Synced> {
-    let (hand_over, handed) = std::sync::mpsc::sync_channel::<usize>(BEHIND / piece);
+    let (hand_over, handed) = mpsc::sync_channel::<usize>(BEHIND / piece);
     let (segments_env, segments_dir) = (env.clone(), dir.join("limit-segments"));
     let segments = env.blocking("bench-segments", move || grow(&segments_env, &segments_dir, &handed))?;
-    let (log_env, log_dir) = (env.clone(), dir.to_owned());
-    let log = env.blocking("bench-disk", move || {
-        let file = written(&log_env, &log_dir, "limit", FILE_BYTES)?;
-        let pieces = FILE_BYTES / piece as u64;
-        let pause = bytes_per_second.map(|rate| Duration::from_secs_f64(piece as f64 / rate));
-        let synced = measure(&log_env, piece, time, pause, |bytes, count| {
-            file.write_at(count % pieces * piece as u64, &[IoSlice::new(bytes)])?;
-            file.sync_data()?;
-            hand_over.send(bytes.len()).map_err(io::Error::other)
-        });
-        drop(hand_over);
-        log_env.disk().unlink(&log_dir.join("limit"))?;
-        synced
-    })?;
-    let gone = |_| io::Error::other("a measurement has ended too soon");
-    let synced = log.await.map_err(gone)?;
-    segments.await.map_err(gone)??;
+    let synced = write_log(env, dir, piece, time, bytes_per_second, hand_over).await;
+    segments.await.map_err(|_| io::Error::other("a measurement has ended too soon"))??;
     synced
 }
 
+/// The file in front, each piece of which is handed over when it is synced.
+async fn write_log(
+    env: &Env,
+    dir: &Path,
+    piece: usize,
+    time: Duration,
+    bytes_per_second: Option<f64>,
+    hand_over: SyncSender<usize>,
+) -> io::Result<Synced> {
+    let (log_env, log_dir) = (env.clone(), dir.to_owned());
+    let file = env.offload(move || written(&log_env, &log_dir, "limit", FILE_BYTES)).await?;
+    let (bytes, pieces) = (Arc::new(vec![8u8; piece]), FILE_BYTES / piece as u64);
+    let pause = bytes_per_second.map(|rate| Duration::from_secs_f64(piece as f64 / rate));
+    let began = env.monotonic();
+    let (mut times, mut last, mut woken) = (Vec::new(), began, began);
+    while last - began < time {
+        let mut from = last;
+        if let Some(pause) = pause {
+            let due = began + pause * times.len() as u32;
+            if due > env.monotonic() {
+                env.sleep(due - env.monotonic()).await;
+                woken = env.monotonic();
+            }
+            // What it waits behind those before it counts too; that a timer is coarse does not.
+            from = woken.max(due);
+        }
+        let (file, bytes, hand_over) = (Arc::clone(&file), Arc::clone(&bytes), hand_over.clone());
+        let at = times.len() as u64 % pieces * piece as u64;
+        let write = move || {
+            file.write_at(at, &[IoSlice::new(&bytes)])?;
+            file.sync_data()?;
+            hand_over.send(bytes.len()).map_err(io::Error::other)
+        };
+        env.offload(write).await?;
+        last = env.monotonic();
+        times.push((last - from).as_secs_f64() * 1e3);
+    }
+    env.disk().unlink(&dir.join("limit"))?;
+    Ok(Synced::of(times, piece, last - began))
+}
+
 /// The files behind: every piece goes to the next of them, and they are written [`ROUND`] at a time.
-fn grow(env: &Env, dir: &Path, handed: &std::sync::mpsc::Receiver<usize>) -> io::Result<()> {
+fn grow(env: &Env, dir: &Path, handed: &mpsc::Receiver<usize>) -> io::Result<()> {
     let disk = env.disk();
     disk.create_dir(dir)?;
     let open = |number| disk.open(&dir.join(format!("{number}")), Open::Create);
@@ -150,7 +186,6 @@ fn measure(
     env: &Env,
     piece: usize,
     time: Duration,
-    pause: Option<Duration>,
     write: impl Fn(&[u8], u64) -> io::Result<()>,
 ) -> io::Result<Synced> {
     let bytes = vec![8u8; piece];
@@ -158,16 +193,10 @@ fn measure(
     let began = env.monotonic();
     let mut last = began;
     while last - began < time {
-        let mut due = last;
-        if let Some(pause) = pause {
-            due = began + pause * times.len() as u32;
-            std::thread::sleep(due.saturating_sub(env.monotonic()));
-        }
         write(&bytes, times.len() as u64)?;
-        last = env.monotonic();
-        times.push((last - due).as_secs_f64() * 1e3);
+        let now = env.monotonic();
+        times.push((now - last).as_secs_f64() * 1e3);
+        last = now;
     }
-    let bytes_per_second = (times.len() * piece) as f64 / (last - began).as_secs_f64();
-    times.sort_by(f64::total_cmp);
-    Ok(Synced { bytes_per_second, p50_ms: percentile(&times, 0.5), p99_ms: percentile(&times, 0.99) })
+    Ok(Synced::of(times, piece, last - began))
 }
