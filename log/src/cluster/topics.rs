@@ -202,6 +202,9 @@ impl Topics {
         if id.is_reserved() || self.ids.get(id).is_some_and(|other| other != name) {
             return Err(format!("topic {name} with the id {id}, which is another's"));
         }
+        if self.removed.contains_key(id) {
+            return Err(format!("topic {name} with the id {id}, of which something is still to be removed"));
+        }
         config::check_values(config).map_err(|error| error.to_string())
     }
 
@@ -302,6 +305,11 @@ impl Machine for Topics {
                 if let Some(before) = self.by_name.insert(name, topic).filter(|before| before.id != id) {
                     self.ids.remove(&before.id);
                 }
+            }
+            TopicRecord::TopicRemoved { name, id }
+                if id.and_then(|id| self.ids.get(&id)).is_some_and(|other| *other != name) =>
+            {
+                return Err(corrupt(format!("topic {name} is removed with another's id")));
             }
             TopicRecord::TopicRemoved { name, id } => {
                 let named = self.by_name.get(&name).map(|topic| topic.id);

@@ -264,6 +264,8 @@ fn what_nobody_can_have_decided_is_told_with_its_offset() {
         (topic("a", &id(1), 1, r#""retention.ms":"x""#), "retention.ms"),
         (topic("a", &id(1), 1, r#""min.cleanable.dirty.ratio":"7""#), "min.cleanable.dirty.ratio"),
         (topic("a", &id(1), 1, r#""no.such":"7""#), "no.such"),
+        (topic("gone", &id(33), 1, ""), "still to be removed"),
+        (format!(r#"{{"type":"topic_removed","name":"a","id":{}}}"#, id(9)), "another's id"),
         (r#"{"type":"started","epoch":-1}"#.to_owned(), "epoch"),
         (r#"{"type":"started","epoch":2147483648}"#.to_owned(), "i32"),
         (r#"{"type":"producer_ids","next":-1}"#.to_owned(), "producer ids"),
@@ -272,6 +274,8 @@ fn what_nobody_can_have_decided_is_told_with_its_offset() {
         (format!("{{\"type\":{}", "[".repeat(10_000)), "invalid type"),
     ];
     let mut topics = Topics::default();
+    topics.apply(&view(4, "", &topic("gone", &id(33), 1, ""))).unwrap();
+    topics.apply(&view(5, "", r#"{"type":"topic_removed","name":"gone"}"#)).unwrap();
     topics.apply(&view(6, "", &topic("other", &id(9), 1, ""))).unwrap();
     for (value, why) in cases {
         match topics.apply(&view(7, "", &value)) {
@@ -282,8 +286,10 @@ fn what_nobody_can_have_decided_is_told_with_its_offset() {
             other => panic!("{value}: {other:?}"),
         }
     }
-    // A name that is free again may have another id, and an id another name.
+    // A name that is free again may have another id, and an id of which nothing is left another name.
     topics.apply(&view(8, "", r#"{"type":"topic_removed","name":"other"}"#)).unwrap();
+    let forgotten = format!(r#"{{"type":"topic_forgotten","id":{}}}"#, id(9));
+    topics.apply(&view(8, "", &forgotten)).unwrap();
     topics.apply(&view(9, "", &topic("another", &id(9), 1, ""))).unwrap();
     topics.apply(&view(10, "", &topic("another", &id(17), 1, ""))).unwrap();
     topics.apply(&view(11, "", &topic("other", &id(9), 1, ""))).unwrap();
