@@ -38,6 +38,8 @@ pub(super) struct Dirty {
     pub to: u32,
     /// The look ([`Handles::sync_idle`]) before it was written to.
     look: u32,
+    /// The number of the last write: an index is written anew in its length.
+    write: u64,
 }
 
 /// See the module.
@@ -59,6 +61,8 @@ struct Inner {
     dirty_since: VecDeque<Name>,
     /// How often idle files were looked for.
     look: u32,
+    /// How often anything was written.
+    writes: u64,
     /// Time indexes that were synced before their time.
     synced_indexes: Vec<Name>,
     /// Directories in which names have changed.
@@ -117,13 +121,14 @@ impl Handles {
     /// Bytes `from..to` of a file were written and are not synced.
     pub fn written(&self, name: Name, file: Arc<dyn File>, from: u32, to: u32) {
         let mut inner = self.lock();
-        let look = inner.look;
+        inner.writes += 1;
+        let (look, write) = (inner.look, inner.writes);
         if let Some(dirty) = inner.dirty.get_mut(&name) {
             dirty.from = dirty.from.min(from);
             dirty.to = dirty.to.max(to);
-            dirty.look = look;
+            (dirty.look, dirty.write) = (look, write);
         } else {
-            inner.dirty.insert(name, Dirty { file, from, to, look });
+            inner.dirty.insert(name, Dirty { file, from, to, look, write });
             inner.dirty_since.push_back(name);
         }
     }
@@ -162,12 +167,13 @@ impl Handles {
         for (name, synced) in files {
             self.sync_early(&synced)?;
             let mut inner = self.lock();
-            match inner.dirty.get(&name) {
-                Some(dirty) if (dirty.from, dirty.to) == (synced.from, synced.to) => drop(inner.dirty.remove(&name)),
-                Some(_) => inner.dirty_since.push_back(name),
-                // A checkpoint has taken it meanwhile, or it is gone.
-                None => continue,
+            // A checkpoint has taken it meanwhile, or it is gone.
+            let Some(dirty) = inner.dirty.get(&name) else { continue };
+            if (dirty.from, dirty.to, dirty.write) != (synced.from, synced.to, synced.write) {
+                inner.dirty_since.push_back(name);
+                continue;
             }
+            inner.dirty.remove(&name);
             if name.suffix == Suffix::TimeIndex {
                 inner.synced_indexes.push(name);
             }
@@ -328,5 +334,70 @@ impl Handles {
         inner.synced_indexes.retain(|name| !gone(name));
         inner.reading.retain(|name, _| !gone(name));
         inner.order.retain(|name| !gone(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::record::TopicId;
+
+    /// While it is synced, it is written anew if a write is waiting.
+    struct Rewritten {
+        handles: Arc<Handles>,
+        name: Name,
+        write: Mutex<Option<Arc<dyn File>>>,
+    }
+
+    impl File for Rewritten {
+        fn sync_data(&self) -> io::Result<()> {
+            if let Some(file) = self.write.lock().expect("no panic").take() {
+                self.handles.written(self.name, file, 0, 12);
+            }
+            Ok(())
+        }
+
+        fn write_at(&self, _: u64, _: &[IoSlice<'_>]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_anew_while_it_is_synced_stays_open() {
+        let handles = Arc::new(Handles::new(Place::new(&PathBuf::new()), 8));
+        let partition = TopicPartition { topic: TopicId([1; 16]), partition: 0 };
+        let name = Name { partition, segment: Offset(0), generation: 0, suffix: Suffix::TimeIndex };
+        let file = Arc::new(Rewritten { handles: Arc::clone(&handles), name, write: Mutex::default() });
+        let again = Arc::clone(&file) as Arc<dyn File>;
+        handles.written(name, Arc::clone(&again), 0, 12);
+        *file.write.lock().expect("no panic") = Some(again);
+        for _ in 0..=IDLE_LOOKS {
+            handles.sync_idle().expect("no error");
+        }
+        assert_eq!(handles.take_synced_indexes(), []);
+        // The second write is now as old as the first one was.
+        for _ in 0..=IDLE_LOOKS {
+            handles.sync_idle().expect("no error");
+        }
+        assert_eq!(handles.take_synced_indexes(), [name]);
+        assert!(handles.take_dirty().is_empty());
     }
 }
