@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::checkpoint::{self, Captured, Table};
 use super::cold::{self, Cursors, Sequential, Wanted};
-use super::forge::{Format, Part, What, build_on};
+use super::forge::{self, Format, Part, What, build_on};
 use super::handles::{Handles, Name};
 use super::layout::{Suffix, epochs, offset_index, partition_metadata, producer_snapshot, time_index, txn_index};
 use super::offline::Stored;
@@ -39,7 +39,7 @@ fn split(data: &[u8]) -> (&[u8], &[u8]) {
 fn sealed(format: Format, data: &[u8]) -> Vec<u8> {
     let mut bytes = data.to_vec();
     let parts = format.parts(&bytes);
-    format.seal(&mut bytes, &parts);
+    forge::reseal(&mut bytes, &parts);
     bytes
 }
 
@@ -146,7 +146,7 @@ fn chain(first: &[u8], second: &[u8]) -> [Vec<u8>; 2] {
             sequence += 1;
             previous_end = (part.at + 48) as u64 + u64::from(body_len);
         }
-        Format::Wal.seal(&mut bytes, &parts);
+        forge::reseal(&mut bytes, &parts);
         bytes
     })
 }

@@ -373,7 +373,7 @@ mod tests {
     use crate::env::SimDisk;
     use crate::fixtures::{CHECKPOINT, section};
     use crate::record::Offset;
-    use crate::store::forge::Format;
+    use crate::store::forge::{self, Format};
 
     const NAME: &str = "checkpoint-0000000001";
 
@@ -432,7 +432,7 @@ mod tests {
         let forged = |change: &dyn Fn(&mut [u8])| {
             let (mut bytes, parts) = (bytes.clone(), Format::Checkpoint.parts(&bytes));
             change(&mut bytes);
-            Format::Checkpoint.seal(&mut bytes, &parts);
+            forge::reseal(&mut bytes, &parts);
             bytes
         };
         let check = |bytes: &[u8], at: usize, why: &str| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Env;
 use crate::env::{Disk, Open, SimDisk};
-use crate::store::forge::{Format, Part, What};
+use crate::store::forge::{self, Format, Part, What};
 
 /// What was done to it.
 pub(super) struct Change {
@@ -177,7 +177,7 @@ pub(super) fn change(disk: &SimDisk, env: &Env) -> Option<Change> {
         6 => {
             forged = true;
             let what = swap_blocks(&mut new, env);
-            format.seal(&mut new, &parts);
+            forge::reseal(&mut new, &parts);
             format!("{what}, sealed")
         }
         7 => {
@@ -199,7 +199,7 @@ pub(super) fn change(disk: &SimDisk, env: &Env) -> Option<Change> {
         10 | 11 => {
             forged = true;
             let what = nines(&mut new, env);
-            format.seal(&mut new, &parts);
+            forge::reseal(&mut new, &parts);
             format!("{what}, sealed")
         }
         _ => {
@@ -208,7 +208,7 @@ pub(super) fn change(disk: &SimDisk, env: &Env) -> Option<Change> {
             if random(3) == 0 {
                 what = format!("{what}, {}", spoil_number(&mut new, &parts, env));
             }
-            format.seal(&mut new, &parts);
+            forge::reseal(&mut new, &parts);
             format!("{what}, sealed")
         }
     };
