@@ -14,6 +14,11 @@ use super::partition::Partition;
 use super::producers::Producers;
 use crate::record::{Batch, Offset, TopicPartition};
 
+/// A round of writes is worth it for so much of each partition, and never for less in all. The smaller the rounds, the
+/// shorter are the syncs that the write-ahead log's have to share the disk with; the larger, the fewer writes.
+const RUN_BYTES: usize = 64 * 1024;
+const ROUND_BYTES: usize = 1024 * 1024;
+
 /// A durable batch that is not in its segment's file.
 pub(super) struct Unflushed {
     pub partition: Arc<Partition>,
@@ -52,7 +57,7 @@ pub(super) struct Flush {
     removal: Notify,
     /// There may be something to sync.
     written_much: Notify,
-    /// Bytes that are worth a round of writes.
+    /// Bytes that are worth a round of writes, whatever the partitions.
     enough: usize,
     /// Bytes in memory over which writers wait.
     bytes_max: usize,
@@ -62,6 +67,8 @@ pub(super) struct Flush {
 struct Queue {
     work: Vec<Work>,
     bytes: usize,
+    /// Of the batches in `work`.
+    partitions: BTreeSet<TopicPartition>,
     /// Bytes that a round is writing now.
     writing: usize,
     queued: u64,
@@ -79,6 +86,12 @@ struct Queue {
     removed: u64,
     /// Nothing more is written to segments.
     ended: bool,
+}
+
+impl Queue {
+    fn is_worth_it(&self, enough: usize) -> bool {
+        self.bytes >= (RUN_BYTES * self.partitions.len()).max(ROUND_BYTES).min(enough)
+    }
 }
 
 impl Flush {
@@ -106,8 +119,9 @@ impl Flush {
         let mut queue = self.lock();
         queue.queued += batches.len() as u64;
         queue.bytes += batches.iter().map(|unflushed| unflushed.batch.size()).sum::<usize>();
+        queue.partitions.extend(batches.iter().map(|unflushed| unflushed.partition.id));
         queue.work.extend(batches.into_iter().map(Work::Batch));
-        let due = queue.bytes >= self.enough;
+        let due = queue.is_worth_it(self.enough);
         drop(queue);
         if due {
             self.work.notify_one();
@@ -255,9 +269,10 @@ impl Flush {
         loop {
             {
                 let mut queue = self.lock();
-                let due = queue.bytes >= self.enough || queue.urgent > queue.written || queue.closed;
+                let due = queue.is_worth_it(self.enough) || queue.urgent > queue.written || queue.closed;
                 if due && !queue.work.is_empty() {
                     queue.writing = std::mem::take(&mut queue.bytes);
+                    queue.partitions.clear();
                     return Some(std::mem::take(&mut queue.work));
                 }
                 if queue.closed {
