@@ -12,7 +12,7 @@ use engine::job::{Engine, EngineConfig};
 use log::broker::{BrokerConfig, ServerHandle};
 use log::env::Task;
 use log::{Backend, Cluster, Env, Node, NodeConfig};
-use sql::pgwire::Limits;
+use sql::pgwire::{self, Limits};
 use sql::query::QueryLimits;
 use sql::session::{Server as Sql, ServerConfig};
 use tokio::sync::watch;
@@ -100,9 +100,9 @@ pub struct Server {
     broker: ServerHandle,
     engine: Engine,
     sql: Arc<Sql>,
+    wire: pgwire::ServerHandle,
     http: Task<io::Result<()>>,
     phase: watch::Sender<Phase>,
-    stop_sql: watch::Sender<bool>,
     stop_http: watch::Sender<bool>,
     addresses: Addresses,
     stop_timeout: Duration,
@@ -135,12 +135,11 @@ impl Server {
         phase.send_replace(Phase::Starting(VIEWS_RECOVER));
         let engine = Engine::start(env.clone(), Arc::clone(&cluster), engine_config(config)).await?;
         let sql = Sql::start(sql_config(env, config, &cluster, &engine)).await?;
-        let (stop_sql, stop) = watch::channel(false);
         let limits = Limits {
             connections_max: config.postgres.connections_max,
             message_bytes_max: config.postgres.message_bytes_max,
         };
-        sql::pgwire::serve(Arc::clone(&sql), at_postgres, limits, stop);
+        let wire = pgwire::serve(Arc::clone(&sql), at_postgres, limits);
         let backend: Arc<dyn Backend> = Arc::clone(&node) as Arc<dyn Backend>;
         let broker = log::broker::serve(env, at_kafka, backend, broker_config(config));
         phase.send_replace(Phase::Running(Running {
@@ -151,7 +150,7 @@ impl Server {
         }));
         let stop_timeout = Duration::from_millis(config.stop.timeout_ms_max);
         let env = env.clone();
-        Ok(Server { env, node, broker, engine, sql, http, phase, stop_sql, stop_http, addresses, stop_timeout })
+        Ok(Server { env, node, broker, engine, sql, wire, http, phase, stop_http, addresses, stop_timeout })
     }
 
     pub fn addresses(&self) -> &Addresses {
@@ -180,14 +179,13 @@ impl Server {
 
     /// Stops the intake, lets what was taken finish, makes it durable, closes. The process is to end then.
     pub async fn stop(self) -> Result<(), Error> {
-        let Server { env, node, broker, engine, sql, http, phase, stop_sql, stop_http, stop_timeout, .. } = self;
+        let Server { env, node, broker, engine, sql, wire, http, phase, stop_http, stop_timeout, .. } = self;
         phase.send_replace(Phase::Failed("it is stopping".into()));
         let intake = stop_timeout / 4;
         let orderly = async {
-            // No receiver is left of what has ended already.
-            let _ = stop_sql.send(true);
-            tokio::join!(broker.shutdown(intake), sql.stop());
+            tokio::join!(broker.shutdown(intake), wire.shutdown(intake), sql.stop());
             engine.shutdown().await;
+            // No receiver is left of what has ended already.
             let _ = stop_http.send(true);
             http.abort();
             node.shutdown().await;

@@ -1,5 +1,6 @@
 //! psql, psycopg and tokio-postgres against the PostgreSQL port.
 
+use std::net::TcpStream;
 use std::process::Command;
 
 use futures::StreamExt;
@@ -240,7 +241,10 @@ fn a_running_query_is_told_of_the_stop() {
         while seen < 10 {
             seen += u64::from(matches!(rows.next().await.expect("more"), Ok(SimpleQueryMessage::Row(_))));
         }
+        let address = program.postgres;
         let stopping = std::thread::spawn(move || program.stop());
+        // Nothing is read meanwhile: the connection is driven by this thread.
+        wait_for("the stop to begin", 10, || TcpStream::connect(address).is_err().then_some(()));
         let error = loop {
             match rows.next().await.expect("an end that is told") {
                 Ok(_) => {}

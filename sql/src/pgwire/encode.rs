@@ -86,21 +86,6 @@ impl Rows {
     }
 }
 
-/// The rows of a batch as texts, as psql shows them; NULL is `None`.
-pub fn texts(schema: &Schema, batch: &RecordBatch) -> Result<Vec<Vec<Option<String>>>> {
-    let rows = Rows::new(schema, batch, &[])?;
-    let mut out = BytesMut::new();
-    let mut cell = |column: &Column, row| -> Result<Option<String>> {
-        if column.values.is_null(row) {
-            return Ok(None);
-        }
-        out.clear();
-        column.values.write_text(row, &mut out)?;
-        Ok(Some(String::from_utf8_lossy(&out).into_owned()))
-    };
-    (0..rows.len).map(|row| rows.columns.iter().map(|column| cell(column, row)).collect()).collect()
-}
-
 /// Sets the four bytes at `at` to the bytes from there to the end.
 fn patch_length(out: &mut BytesMut, at: usize) -> Result<()> {
     let len = i32::try_from(out.len() - at)

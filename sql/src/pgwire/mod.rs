@@ -14,13 +14,13 @@ mod params;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::Boxed;
 use crate::session::Server;
 use connection::Connection;
-
-pub use encode::texts;
 
 /// Bounds of the listener.
 #[derive(Clone, Copy, Debug)]
@@ -31,21 +31,47 @@ pub struct Limits {
     pub message_bytes_max: usize,
 }
 
-/// Starts to serve whoever comes to the listener, until `stop` turns true.
-pub fn serve(server: Arc<Server>, listener: log::env::Listener, limits: Limits, stop: watch::Receiver<bool>) {
+/// A running listener. Dropping it stops it and its connections; [`ServerHandle::shutdown`] also waits for their end.
+pub struct ServerHandle {
+    env: log::Env,
+    stop: watch::Sender<bool>,
+    /// One for each connection that is served.
+    places: Arc<Semaphore>,
+    connections_max: usize,
+}
+
+/// Starts to serve whoever comes to the listener.
+pub fn serve(server: Arc<Server>, listener: log::env::Listener, limits: Limits) -> ServerHandle {
     let env = server.env.clone();
+    let (stop, stopped) = watch::channel(false);
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     // The task ends with `stop`; nobody waits for its value.
-    drop(env.spawn("pgwire listener", accept(server, listener, limits, stop)));
+    drop(env.spawn("pgwire listener", accept(server, listener, limits, Arc::clone(&places), stopped)));
+    ServerHandle { env, stop, places, connections_max: limits.connections_max }
+}
+
+impl ServerHandle {
+    /// Accepts no more, breaks off what runs and tells each client so. Who has not taken that by the deadline is left to
+    /// end with the runtime.
+    pub fn shutdown(self, deadline: Duration) -> Boxed<()> {
+        Box::pin(async move {
+            self.stop.send_replace(true);
+            let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
+            if self.env.timeout(deadline, self.places.acquire_many(all)).await.is_none() {
+                tracing::warn!("PostgreSQL connections are still open at the end of the time to close them");
+            }
+        })
+    }
 }
 
 async fn accept(
     server: Arc<Server>,
     mut listener: log::env::Listener,
     limits: Limits,
+    places: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
 ) {
     let registry = Arc::new(Registry::default());
-    let places = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -57,7 +83,7 @@ async fn accept(
             Err(error) => {
                 // Mostly too many open files: wait for some to be closed rather than spin.
                 tracing::warn!(%error, "a connection could not be accepted");
-                server.env.sleep(std::time::Duration::from_millis(50)).await;
+                server.env.sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::sources::{self, Sources, Start};
 use super::topics;
+use crate::Boxed;
 use crate::catalog::{Catalog, Class, DATABASE, Kind, Name, Object, OnError};
 use crate::error::{Error, Result, nearest, sqlstate};
 use crate::plan;
@@ -64,7 +65,11 @@ pub struct Server {
 
 impl Server {
     /// Reads the catalog, hands everything in it to the engine and lets that go on.
-    pub async fn start(config: ServerConfig) -> Result<Arc<Self>> {
+    pub fn start(config: ServerConfig) -> Boxed<Result<Arc<Self>>> {
+        Box::pin(Self::open(config))
+    }
+
+    async fn open(config: ServerConfig) -> Result<Arc<Self>> {
         let catalog = Catalog::start(&config.env, &config.cluster).await?;
         let queries = Queries::new(config.engine.clone(), Arc::clone(&config.cluster), config.queries)?;
         let topics = config.cluster.watch_topics();
@@ -230,8 +235,9 @@ impl Server {
     }
 
     /// Ends everything that runs; the log and the engine go on.
-    pub async fn stop(&self) {
-        self.sources.stop().await;
+    pub fn stop(self: &Arc<Self>) -> Boxed<()> {
+        let server = Arc::clone(self);
+        Box::pin(async move { server.sources.stop().await })
     }
 
     pub fn connector(&self, name: &str) -> Result<&Arc<dyn Connector>> {
