@@ -12,6 +12,8 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::writeback;
+
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -53,6 +55,12 @@ pub trait File: Send + Sync {
     /// Makes what was written durable. After an error nobody knows what is: never call it again, recover. Only a handle
     /// that was open when the system failed to write something back is told: keep one from the write to the sync.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the system begin to bring to the disk what was written in this range, and waits for nothing: a sync then has
+    /// less to do. Nothing is durable by it. Fine where the system cannot. Errors: as of [`File::sync_data`].
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Returns when what [`File::start_writeback`] began in this range is no longer on its way. Nothing is durable by it.
+    /// Errors: as of [`File::sync_data`], which is not told again what this was told.
+    fn await_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Cuts or extends (with zeros).
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves room for this range, so that writes into it do not end in `StorageFull`; length and content stay. It lasts
@@ -187,6 +195,14 @@ impl File for RealFile {
         self.file.sync_data()
     }
 
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        writeback::start(&self.file, offset, len)
+    }
+
+    fn await_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        writeback::wait(&self.file, offset, len)
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
@@ -291,6 +307,25 @@ mod tests {
         assert_eq!(&read, b"abc\x01\x01");
         file.set_len(3).unwrap();
         assert!(taken() < 1 << 20, "a cut gives the room back");
+    }
+
+    #[test]
+    fn what_is_written_back_stays_and_a_range_that_cannot_be_is_refused() {
+        let scratch = Scratch::new("writeback");
+        let file = scratch.file();
+        file.write_at(0, &[IoSlice::new(&[7; 10_000])]).unwrap();
+        // In parts, over the end, of nothing.
+        for (offset, len) in [(0, 4096), (4096, 100_000), (1 << 40, 1), (0, 0)] {
+            file.start_writeback(offset, len).unwrap();
+            file.await_writeback(offset, len).unwrap();
+        }
+        let mut read = [0; 10_000];
+        read_full(&*file, 0, &mut read).unwrap();
+        assert_eq!(read, [7; 10_000]);
+        for (offset, len) in [(u64::MAX, 1), (0, u64::MAX), (i64::MAX as u64, i64::MAX as u64)] {
+            assert_eq!(file.start_writeback(offset, len).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(file.await_writeback(offset, len).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

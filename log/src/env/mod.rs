@@ -11,6 +11,7 @@ pub(crate) mod mutant;
 pub mod net;
 mod simulated;
 mod simulated_disk;
+mod writeback;
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};

@@ -42,6 +42,8 @@ pub(crate) enum Mutant {
     EndAnsweredEarly,
     /// Markers do not wait for the decision.
     MarkersBeforeDecision,
+    /// A failure that the wait for writing back is told is not minded.
+    WritebackErrorIgnored,
     /// What the disk has no room for is left out.
     FullDiskForgets,
     /// What is written is acknowledged, synced or not.

@@ -59,9 +59,6 @@ pub struct NodeConfig {
     pub segment_bytes_max: u32,
     /// One write to it, at most about this, in bytes.
     pub wal_group_bytes: usize,
-    /// A segment with so many bytes that are not synced is synced: what goes to the disk at once is in front of the next
-    /// sync of the write-ahead log.
-    pub segment_sync_bytes: u32,
     /// The newest batches kept in memory for readers, in bytes.
     pub tail_bytes: usize,
     /// Bytes taken and not yet durable, for each shard; over it writers wait.
@@ -101,7 +98,6 @@ impl Default for NodeConfig {
             wal_files_max: 8,
             segment_bytes_max: i32::MAX as u32,
             wal_group_bytes: 8 * 1024 * 1024,
-            segment_sync_bytes: 2 * 1024 * 1024,
             tail_bytes: 128 * 1024 * 1024,
             pending_bytes: 32 * 1024 * 1024,
             dirty_files_max: 256,
@@ -169,7 +165,6 @@ impl Node {
             files_max: config.wal_files_max,
             segment_bytes_max: config.segment_bytes_max,
             group_bytes: config.wal_group_bytes,
-            segment_sync_bytes: config.segment_sync_bytes,
             tail_bytes: config.tail_bytes,
             pending_bytes: config.pending_bytes,
             dirty_files_max: config.dirty_files_max,

@@ -2,6 +2,7 @@
 //! the order of the log and many of a partition at once. Nobody waits for it but a checkpoint, and writers when too much
 //! is in memory only.
 
+mod writeback;
 mod writer;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -55,8 +56,8 @@ pub(super) struct Flush {
     done: Notify,
     /// There is something to remove.
     removal: Notify,
-    /// There may be something to sync.
-    written_much: Notify,
+    /// Nothing more is written to segments.
+    no_more: Notify,
     /// Bytes that are worth a round of writes, whatever the partitions.
     enough: usize,
     /// Bytes in memory over which writers wait.
@@ -101,7 +102,7 @@ impl Flush {
             work: Notify::new(),
             done: Notify::new(),
             removal: Notify::new(),
-            written_much: Notify::new(),
+            no_more: Notify::new(),
             enough,
             bytes_max,
         }
@@ -314,7 +315,7 @@ impl Flush {
     fn end(&self) {
         self.lock().ended = true;
         self.removal.notify_one();
-        self.written_much.notify_one();
+        self.no_more.notify_one();
     }
 
     fn written(&self, count: usize) {

@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::layout::{self, Suffix};
 use super::segment::Place;
+use crate::env::mutant::Mutant;
 use crate::env::{Disk, File, Open};
 use crate::record::{Offset, TopicPartition};
 
 /// Files open for readers; the one opened first is closed for the next.
 const READERS_MAX: usize = 128;
+/// What the system writes back is whole pages.
+const PAGE_BYTES: u32 = if cfg!(test) { 64 } else { 4096 };
 /// A file is at rest when it was not written to between so many calls of [`Handles::sync_idle`].
 const IDLE_LOOKS: u32 = if cfg!(test) { 2 } else { 10 };
 /// Files that one such call syncs. A checkpoint has small ends copied, so that nothing presses.
@@ -36,6 +39,8 @@ pub(super) struct Dirty {
     pub file: Arc<dyn File>,
     pub from: u32,
     pub to: u32,
+    /// Where what is not on its way to the disk begins, at a page.
+    started: u32,
     /// The look ([`Handles::sync_idle`]) before it was written to.
     look: u32,
     /// The number of the last write: an index is written anew in its length.
@@ -48,7 +53,8 @@ pub(super) struct Handles {
     /// Files open for bytes that are not synced.
     dirty_max: usize,
     inner: Mutex<Inner>,
-    /// Held while a file is synced before its time; whether that has failed once. See [`Handles::check_synced`].
+    /// Held while a file is synced before its time, or waited for; whether that has failed once. See
+    /// [`Handles::check_synced`].
     early: Mutex<bool>,
     /// Held by who removes directories, and by who makes files in one that may be removed.
     shape: Mutex<()>,
@@ -128,7 +134,8 @@ impl Handles {
             dirty.to = dirty.to.max(to);
             (dirty.look, dirty.write) = (look, write);
         } else {
-            inner.dirty.insert(name, Dirty { file, from, to, look, write });
+            let started = from - from % PAGE_BYTES;
+            inner.dirty.insert(name, Dirty { file, from, to, started, look, write });
             inner.dirty_since.push_back(name);
         }
     }
@@ -165,7 +172,7 @@ impl Handles {
     /// A file that was written to meanwhile stays open.
     fn sync_and_close(&self, files: Vec<(Name, Dirty)>) -> io::Result<()> {
         for (name, synced) in files {
-            self.sync_early(&synced)?;
+            self.told_early(|| synced.file.sync_data())?;
             let mut inner = self.lock();
             // A checkpoint has taken it meanwhile, or it is gone.
             let Some(dirty) = inner.dirty.get(&name) else { continue };
@@ -201,40 +208,41 @@ impl Handles {
         self.sync_and_close(idle.into_iter().collect())
     }
 
-    /// Nobody knows what is durable after an error: whatever the reason, it is not to be tried again.
-    fn sync_early(&self, dirty: &Dirty) -> io::Result<()> {
+    /// Runs what may be told of a failure that the next sync of a file is not told any more. Nobody knows what is durable
+    /// after an error: whatever the reason, it is not to be tried again.
+    fn told_early(&self, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut failed = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = dirty.file.sync_data();
-        *failed |= synced.is_err();
-        synced.map_err(io::Error::other)
+        let outcome = call();
+        *failed |= outcome.is_err();
+        outcome.map_err(io::Error::other)
     }
 
     /// An error of writing back is told to one sync only. What was synced by others than this one's caller may be lost
-    /// when it was told to a sync before its time: an error then. To be called behind the last of the caller's syncs.
+    /// when it was told before its time: an error then. To be called behind the last of the caller's syncs.
     pub fn check_synced(&self) -> io::Result<()> {
         let failed = *self.early.lock().unwrap_or_else(PoisonError::into_inner);
         if failed { Err(io::Error::other("a sync of another file has failed")) } else { Ok(()) }
     }
 
-    /// The file of a segment of which the most is not synced, if that is so many bytes.
-    fn largest(&self, bytes_min: u32) -> Option<(Name, Dirty)> {
-        let inner = self.lock();
-        let logs = inner.dirty.iter().filter(|(name, _)| name.suffix == Suffix::Log);
-        let (name, dirty) = logs.max_by_key(|(_, dirty)| dirty.to - dirty.from)?;
-        (dirty.to - dirty.from >= bytes_min).then(|| (*name, dirty.clone()))
+    /// Where the next whole piece of a file begins that is not on its way to the disk: the caller's to start.
+    pub fn next_piece(&self, name: Name, bytes: u32) -> Option<u32> {
+        let mut inner = self.lock();
+        let dirty = inner.dirty.get_mut(&name)?;
+        let from = dirty.started;
+        (dirty.to.saturating_sub(from) >= bytes).then(|| {
+            dirty.started += bytes;
+            from
+        })
     }
 
-    /// Syncs a segment of which so many bytes are not synced; whether there was one. A checkpoint then has less to sync at
-    /// once: the disk serves what the write-ahead log waits for in between.
-    pub fn sync_largest(&self, bytes_min: u32) -> io::Result<bool> {
-        let Some((name, synced)) = self.largest(bytes_min) else { return Ok(false) };
-        self.sync_early(&synced)?;
-        let mut inner = self.lock();
-        // What was written behind it meanwhile is left. A checkpoint may have taken it, or it is gone.
-        if let Some(dirty) = inner.dirty.get_mut(&name).filter(|dirty| dirty.from == synced.from) {
-            dirty.from = synced.to.min(dirty.to);
+    /// Returns when a piece that was started is no longer on its way: at once when it is synced, or is to be.
+    pub fn await_writeback(&self, name: Name, from: u32, bytes: u32) -> io::Result<()> {
+        let Some(file) = self.lock().dirty.get(&name).map(|dirty| Arc::clone(&dirty.file)) else { return Ok(()) };
+        let wait = || file.await_writeback(from.into(), bytes.into());
+        if Mutant::WritebackErrorIgnored.is_on() {
+            return wait().or(Ok(()));
         }
-        Ok(true)
+        self.told_early(wait)
     }
 
     /// Segments whose indexes were synced before their time.
@@ -364,6 +372,14 @@ mod tests {
         }
 
         fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn start_writeback(&self, _: u64, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn await_writeback(&self, _: u64, _: u64) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
 

@@ -145,13 +145,7 @@ impl Store {
             _lock: Arc::clone(&lock),
         };
         let writer = env.place("log-wal", writer.run())?;
-        let flusher = Flusher {
-            env: env.clone(),
-            shared: Arc::clone(&shared),
-            room: room.clone(),
-            sync_bytes: config.segment_sync_bytes,
-            stop: stop.clone(),
-        };
+        let flusher = Flusher { env: env.clone(), shared: Arc::clone(&shared), room: room.clone(), stop: stop.clone() };
         let flusher = env.place("log-flush", flusher.run())?;
         drop(env.spawn("log-room", room.clone().watch(env.clone(), Arc::downgrade(&shared.flush))));
         let (shards, tasks) = start_shards(env, config, &shared)?;

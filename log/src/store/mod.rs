@@ -92,8 +92,6 @@ pub(crate) struct StoreConfig {
     pub pending_bytes: usize,
     /// Files of segments that are open because not all of them is synced.
     pub dirty_files_max: usize,
-    /// A segment with so many unsynced bytes is synced, and not only by the next checkpoint.
-    pub segment_sync_bytes: u32,
     /// Reads of files at a time, and bytes that they read into.
     pub cold_reads: usize,
     pub cold_read_bytes: usize,

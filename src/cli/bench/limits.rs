@@ -1,5 +1,6 @@
 //! What the disk and the memory of this machine do alone, to hold the log's figures against.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +22,12 @@ pub(super) const LARGE: usize = MIB;
 /// And where it does half as much.
 pub(super) const HALF: usize = 256 * 1024;
 
-/// Files behind the log where everything is written twice, and how much of each may be unsynced.
+/// Files behind the log where everything is written twice, and how much of each may be unsynced. They are written back in
+/// such pieces, of which so many are under way.
 const FILES: usize = 128;
 const UNSYNCED: usize = 2 * MIB;
+const WRITTEN_BACK: u64 = 256 * 1024;
+const UNDER_WAY: usize = 4;
 /// They are written so much at a time, and never so much later than the log.
 const ROUND: usize = 8 * MIB;
 const BEHIND: usize = 128 * MIB;
@@ -86,8 +90,8 @@ pub(super) fn many_files(env: &Env, dir: &Path, count: usize, piece: usize, time
 }
 
 /// What a log in front of segments comes to at the most: pieces into one file, each with a sync, and once more behind it,
-/// in parts, into many files that grow, through the page cache. Of these each is synced when it has got so much that no
-/// more than a little is ever dirty. `bytes_per_second`: no faster than this.
+/// in parts, into many files that grow, through the page cache. From there it is written back soon, a little at a time, and
+/// each file is synced now and then. `bytes_per_second`: no faster than this.
 pub(super) async fn twice(
     env: &Env,
     dir: &Path,
@@ -122,8 +126,9 @@ async fn write_log(
         let mut from = last;
         if let Some(pause) = pause {
             let due = began + pause * times.len() as u32;
-            if due > env.monotonic() {
-                env.sleep(due - env.monotonic()).await;
+            let early = due.saturating_sub(env.monotonic());
+            if !early.is_zero() {
+                env.sleep(early).await;
                 woken = env.monotonic();
             }
             // What it waits behind those before it counts too; that a timer is coarse does not.
@@ -152,6 +157,7 @@ fn grow(env: &Env, dir: &Path, handed: &mpsc::Receiver<usize>) -> io::Result<()>
     let files = (0..FILES).map(open).collect::<io::Result<Vec<_>>>()?;
     let bytes = vec![9u8; ROUND / FILES];
     let (mut waiting, mut at, mut synced) = (0, 0u64, 0);
+    let mut under_way = VecDeque::new();
     for piece in handed {
         waiting += piece;
         if waiting < ROUND {
@@ -160,13 +166,21 @@ fn grow(env: &Env, dir: &Path, handed: &mpsc::Receiver<usize>) -> io::Result<()>
         waiting -= ROUND;
         files.iter().try_for_each(|file| file.write_at(at, &[IoSlice::new(&bytes)]).map(drop))?;
         at += bytes.len() as u64;
+        for file in files.iter().filter(|_| at.is_multiple_of(WRITTEN_BACK)) {
+            file.start_writeback(at - WRITTEN_BACK, WRITTEN_BACK)?;
+            under_way.push_back((file, at - WRITTEN_BACK));
+            if under_way.len() > UNDER_WAY
+                && let Some((file, from)) = under_way.pop_front()
+            {
+                file.await_writeback(from, WRITTEN_BACK)?;
+            }
+        }
         // Each in its turn, so that every file is synced once in `UNSYNCED` bytes of its own.
         for _ in 0..ROUND / UNSYNCED {
             files[synced % FILES].sync_data()?;
             synced += 1;
         }
     }
-    drop(files);
     disk.remove_dir(dir)
 }
 

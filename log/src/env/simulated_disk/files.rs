@@ -159,6 +159,11 @@ impl SimFile {
         let power = state.operate()?;
         Ok((state, power))
     }
+
+    /// An error when this handle has not heard of that many failures.
+    fn tell(&self, failures: u64) -> io::Result<()> {
+        if self.seen.swap(failures, Ordering::Relaxed) < failures { Err(input_output_error()) } else { Ok(()) }
+    }
 }
 
 impl File for SimFile {
@@ -220,7 +225,17 @@ impl File for SimFile {
                 inode.failures
             }
         };
-        if self.seen.swap(failures, Ordering::Relaxed) < failures { Err(input_output_error()) } else { Ok(()) }
+        self.tell(failures)
+    }
+
+    /// What it brings to the disk a crash keeps or not, as before.
+    fn start_writeback(&self, _: u64, _: u64) -> io::Result<()> {
+        self.state().map(drop)
+    }
+
+    fn await_writeback(&self, _: u64, _: u64) -> io::Result<()> {
+        let failures = self.state()?.inode(self.file).failures;
+        self.tell(failures)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

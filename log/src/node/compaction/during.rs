@@ -187,6 +187,7 @@ fn of_a_pass(call: Call, path: &Path) -> bool {
             Call::Open(_) | Call::CreateDir => compacted,
             Call::RemoveDir | Call::Unlink => true,
             Call::Rename | Call::SyncDir | Call::Write | Call::Sync => false,
+            Call::StartWriteback | Call::AwaitWriteback => false,
         }
 }
 

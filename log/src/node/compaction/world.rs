@@ -23,7 +23,6 @@ pub(super) fn config() -> NodeConfig {
     NodeConfig {
         wal_file_bytes: 6000,
         wal_group_bytes: 1500,
-        segment_sync_bytes: 2000,
         segment_bytes_max: 1500,
         tail_bytes: 3000,
         pending_bytes: 4000,

@@ -19,6 +19,8 @@ pub(in crate::node) enum Call {
     Write,
     Read,
     Sync,
+    StartWriteback,
+    AwaitWriteback,
 }
 
 /// Says which call fails, and how.
@@ -112,6 +114,16 @@ impl File for CalledFile {
     fn sync_data(&self) -> io::Result<()> {
         self.calls.ask(Call::Sync, &self.path)?;
         self.file.sync_data()
+    }
+
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.calls.ask(Call::StartWriteback, &self.path)?;
+        self.file.start_writeback(offset, len)
+    }
+
+    fn await_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.calls.ask(Call::AwaitWriteback, &self.path)?;
+        self.file.await_writeback(offset, len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -37,7 +37,6 @@ fn config(acknowledge: Acknowledge) -> NodeConfig {
     NodeConfig {
         wal_file_bytes: 6000,
         wal_group_bytes: 1500,
-        segment_sync_bytes: 2000,
         segment_bytes_max: 2500,
         tail_bytes: 3000,
         pending_bytes: 4000,

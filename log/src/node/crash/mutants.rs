@@ -59,6 +59,7 @@ fn every_mutant_is_found() {
         Mutant::RepeatAnsweredEarly,
         Mutant::EndAnsweredEarly,
         Mutant::MarkersBeforeDecision,
+        Mutant::WritebackErrorIgnored,
         Mutant::FullDiskForgets,
         Mutant::AcknowledgedBeforeSync,
     ];

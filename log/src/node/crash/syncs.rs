@@ -1,5 +1,5 @@
 //! A sync that fails ends the node whatever the reason is, that of a full disk above all: there every other call is tried
-//! again.
+//! again. Writing back before a sync is part of it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,7 +18,7 @@ use crate::store::Acknowledge;
 use crate::{Cluster, Env, Error, NewRecord, NewTopic, TopicPartition};
 
 /// Has the sync with this number fail; which it was is told later.
-fn plan(calls: &Calls, number: usize) -> Arc<Mutex<Option<PathBuf>>> {
+fn plan(calls: &Calls, number: usize) -> Arc<Mutex<Option<(Call, PathBuf)>>> {
     let met = Arc::new(Mutex::new(None));
     let told = Arc::clone(&met);
     let (mut seen, mut made) = (0, BTreeSet::<PathBuf>::new());
@@ -28,12 +28,16 @@ fn plan(calls: &Calls, number: usize) -> Arc<Mutex<Option<PathBuf>>> {
             made.insert(path.to_owned());
         }
         // One that fails while the file is being made ends with that file; another is made.
-        let sync = call == Call::SyncDir || (call == Call::Sync && !made.remove(path));
+        let sync = match call {
+            Call::SyncDir | Call::StartWriteback | Call::AwaitWriteback => true,
+            Call::Sync => !made.remove(path),
+            _ => false,
+        };
         seen += usize::from(sync);
         if !sync || seen != number {
             return None;
         }
-        *told.lock().unwrap() = Some(path.to_owned());
+        *told.lock().unwrap() = Some((call, path.to_owned()));
         Some(io::ErrorKind::StorageFull.into())
     });
     met
@@ -59,7 +63,7 @@ async fn life(env: &Env, model: &Shared) -> Result<Arc<Node>, Error> {
 
 #[test]
 fn a_sync_that_finds_no_room_ends_the_node() {
-    let mut met: Vec<PathBuf> = Vec::new();
+    let mut met: Vec<(Call, PathBuf)> = Vec::new();
     for number in 1..300 {
         // The same life each time: every one of its syncs fails once.
         let disk = SimDisk::new(1);
@@ -74,17 +78,20 @@ fn a_sync_that_finds_no_room_ends_the_node() {
             }
         });
         env.drop_tasks();
-        if let Some(path) = told.lock().unwrap().take() {
-            assert!(ended, "sync {number}, of {}, failed, and the node went on", path.display());
-            met.push(path);
+        if let Some((call, path)) = told.lock().unwrap().take() {
+            assert!(ended, "sync {number}, {call:?} of {}, failed, and the node went on", path.display());
+            met.push((call, path));
         }
     }
     // Every kind of them: the log's files and their directory, the checkpoint's, the segments' and theirs.
     for kind in [".wal", "/wal", "/checkpoint-", ".log", "/0", "/topics", "/compacted-", ".timeindex"] {
-        let of_kind = |path: &&PathBuf| {
+        let of_kind = |(_, path): &&(Call, PathBuf)| {
             let name = format!("/{}", path.file_name().unwrap_or_default().to_string_lossy());
             if kind.ends_with('-') { name.starts_with(kind) } else { name.ends_with(kind) }
         };
         assert!(met.iter().filter(of_kind).count() > 0, "of {} syncs that failed none was of {kind}", met.len());
+    }
+    for call in [Call::StartWriteback, Call::AwaitWriteback] {
+        assert!(met.iter().any(|(met, _)| *met == call), "no {call:?} failed");
     }
 }

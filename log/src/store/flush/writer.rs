@@ -1,5 +1,5 @@
-//! The one that writes segments from the queue, removes the files of deleted partitions, and syncs before their time what has
-//! got much or is at rest.
+//! The one that writes segments from the queue, removes the files of deleted partitions, and syncs and closes what is at
+//! rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::writeback::Writeback;
 use super::{Unflushed, Work};
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, Env};
@@ -27,8 +28,6 @@ pub(in crate::store) struct Flusher {
     pub env: Env,
     pub shared: Arc<Shared>,
     pub room: Room,
-    /// A segment of which so much is not synced is synced.
-    pub sync_bytes: u32,
     pub stop: watch::Receiver<Stage>,
 }
 
@@ -52,7 +51,7 @@ impl Flusher {
     }
 
     async fn work(&self) {
-        tokio::join!(biased; self.write_all(), self.remove_all(), self.sync_all());
+        tokio::join!(biased; self.write_all(), self.remove_all(), self.close_idle());
     }
 
     async fn write_all(&self) {
@@ -73,37 +72,27 @@ impl Flusher {
         }
     }
 
-    /// Syncs segments that have got much since their last sync, and closes those that nobody uses any more, beside the
-    /// writing.
-    async fn sync_all(&self) {
-        let bytes_min = self.sync_bytes;
-        let mut look_at = self.env.monotonic() + IDLE_INTERVAL;
+    /// Syncs and closes what is at rest, beside the writing.
+    async fn close_idle(&self) {
         while !self.shared.flush.lock().ended {
-            let (shared, written_much) = (Arc::clone(&self.shared), self.shared.flush.written_much.notified());
-            let wait = look_at.saturating_sub(self.env.monotonic());
-            if wait.is_zero() {
-                look_at = self.env.monotonic() + IDLE_INTERVAL;
+            let (shared, ended) = (Arc::clone(&self.shared), self.shared.flush.no_more.notified());
+            if self.env.timeout(IDLE_INTERVAL, ended).await.is_some() {
+                continue;
             }
-            let sync = move || {
-                if wait.is_zero() {
-                    shared.handles.sync_idle()?;
-                }
-                shared.handles.sync_largest(bytes_min)
-            };
-            match self.env.offload(sync).await {
-                Ok(true) => self.env.step().await,
-                Ok(false) => drop(self.env.timeout(wait, written_much).await),
-                Err(error) => return self.shared.wal.set_poison("a sync of a segment", &error),
+            if let Err(error) = self.env.offload(move || shared.handles.sync_idle()).await {
+                return self.shared.wal.set_poison("a sync of a segment", &error);
             }
+            self.env.step().await;
         }
     }
 
     async fn write_rounds(&self) {
         let mut written = BTreeSet::new();
+        let mut writeback = Writeback::default();
         while let Some(work) = self.shared.flush.take().await {
             let count = work.len();
             written.extend(work.iter().filter_map(Work::partition));
-            match self.round(work).await {
+            match self.round(work, &mut writeback).await {
                 Ok(()) => {}
                 // The next start writes it: it stands in the write-ahead log.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && stops(&self.stop) => {
@@ -114,7 +103,6 @@ impl Flusher {
             }
             self.room.look(&*self.env.disk(), &self.shared.flush);
             self.shared.flush.written(count);
-            self.shared.flush.written_much.notify_one();
             self.shared.tail.evict();
             self.env.step().await;
         }
@@ -126,7 +114,7 @@ impl Flusher {
         }
     }
 
-    async fn round(&self, work: Vec<Work>) -> io::Result<()> {
+    async fn round(&self, work: Vec<Work>, writeback: &mut Writeback) -> io::Result<()> {
         let mut runs: BTreeMap<(TopicPartition, Offset), Run> = BTreeMap::new();
         let mut removed = BTreeSet::new();
         let mut sealed = Vec::new();
@@ -146,7 +134,7 @@ impl Flusher {
         self.shared.flush.hand_over(&removed);
         for ((id, segment), run) in runs {
             if !removed.contains(&id) && !run.partition.is_closed() {
-                self.write(segment, &run).await?;
+                self.write(segment, &run, writeback).await?;
                 let handles = &self.shared.handles;
                 let producers = run.producers.as_deref();
                 let beside = |disk: &dyn Disk| {
@@ -195,7 +183,7 @@ impl Flusher {
     }
 
     /// Writes batches that lie one behind the other, and says so.
-    async fn write(&self, segment: Offset, run: &Run) -> io::Result<()> {
+    async fn write(&self, segment: Offset, run: &Run, writeback: &mut Writeback) -> io::Result<()> {
         let name = Name { partition: run.partition.id, segment, generation: 0, suffix: Suffix::Log };
         let slices: Vec<IoSlice<'_>> =
             run.batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
@@ -204,8 +192,8 @@ impl Flusher {
         let write = |disk: &dyn Disk| {
             let file = handles.for_writing(disk, name)?;
             file.write_at(u64::from(run.position), &slices)?;
-            handles.written(name, file, run.position, end);
-            Ok(())
+            handles.written(name, Arc::clone(&file), run.position, end);
+            writeback.start(handles, name, &*file, self.shared.flush.bytes())
         };
         self.with_room(&run.partition, write).await?;
         if run.partition.is_closed() {

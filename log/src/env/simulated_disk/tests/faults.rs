@@ -74,6 +74,27 @@ fn a_handle_opened_afterwards_does_not_hear_of_a_failure() {
 }
 
 #[test]
+fn what_the_wait_for_writing_back_is_told_the_sync_is_not() {
+    let (disk, file, other) = failing(SyncFailure::Unseen);
+    assert!(is_input_output_error(file.await_writeback(0, 1)));
+    file.await_writeback(0, 1).unwrap();
+    file.sync_data().unwrap();
+    assert!(is_input_output_error(other.sync_data()));
+    check_lost(&disk, &*file);
+}
+
+#[test]
+fn writing_back_makes_nothing_durable() {
+    let disk = SimDisk::new(1);
+    let file = file(&disk, b"old");
+    write(&*file, 0, b"new");
+    let unsynced = disk.unsynced();
+    file.start_writeback(0, 3).unwrap();
+    file.await_writeback(0, 3).unwrap();
+    assert_eq!(disk.unsynced(), unsynced);
+}
+
+#[test]
 fn the_length_may_reach_the_disk_without_the_bytes() {
     let mut found = BTreeSet::new();
     for seed in 0..20 {
