@@ -127,9 +127,14 @@ impl Producer {
         Self { child, topic }
     }
 
+    /// It writes nothing new from now on.
+    pub fn finish(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Ends it when everything is acknowledged, and adds what it knows.
     pub fn stop(mut self, history: &mut History) {
-        drop(self.child.stdin.take());
+        self.finish();
         let mut said = String::new();
         self.child.stdout.take().expect("piped").read_to_string(&mut said).expect("utf-8");
         let topic = self.topic;

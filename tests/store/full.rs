@@ -49,7 +49,7 @@ fn a_full_disk_loses_nothing_and_serves_the_rest() {
     for _ in 0..BALLAST {
         probe.broker.produce("ballast", 0, std::slice::from_ref(&megabyte)).expect("connected").expect("room");
     }
-    let producers = PRODUCED.map(|topic| Producer::start(program.kafka, topic));
+    let mut producers = PRODUCED.map(|topic| Producer::start(program.kafka, topic));
 
     probe.until_full();
     probe.others_are_served(&program);
@@ -76,7 +76,8 @@ fn a_full_disk_loses_nothing_and_serves_the_rest() {
     probe.until_full();
     probe.others_are_served(&program);
 
-    // Room, by somebody else.
+    // Room, by somebody else. Who writes on would fill it before everybody is told.
+    producers.iter_mut().for_each(Producer::finish);
     std::fs::remove_file(rest).expect("the rest");
     std::fs::remove_file(filler).expect("the filler");
     probe.until_taken();
