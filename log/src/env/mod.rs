@@ -210,6 +210,14 @@ impl Env {
         }
     }
 
+    /// Lets a thread that waits for this one's processor have it. For threads that compute or copy for long: a system
+    /// that was told nothing lets the others wait for milliseconds.
+    pub fn yield_thread(&self) {
+        if let Place::Real(_) = &*self.place {
+            std::thread::yield_now();
+        }
+    }
+
     /// Drives `future` to its end from a thread outside of any runtime. In simulation this is what runs everything, and
     /// it panics when nothing can run any more and `future` is not done.
     pub fn run<F: Future>(&self, future: F) -> F::Output {

@@ -47,6 +47,24 @@ pub(super) struct Dirty {
     write: u64,
 }
 
+impl Dirty {
+    /// Has the system begin with what is not on its way to the disk.
+    pub fn start_rest(&self) -> io::Result<()> {
+        let (from, bytes) = self.rest();
+        self.file.start_writeback(from, bytes)
+    }
+
+    /// Returns when that is no longer on its way.
+    pub fn await_rest(&self) -> io::Result<()> {
+        let (from, bytes) = self.rest();
+        self.file.await_writeback(from, bytes)
+    }
+
+    fn rest(&self) -> (u64, u64) {
+        (self.started.into(), self.to.saturating_sub(self.started).into())
+    }
+}
+
 /// See the module.
 pub(super) struct Handles {
     place: Place,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  1  settle    what the log holds in front of its newest file is visible, and flushed to segments
-//!  2  sync      large unsynced ends of segments, several at a time; small ones are written to the log once more instead
+//!  2  sync      large unsynced ends of segments, one after the other; small ones are written to the log once more instead
 //!  3  capture   where every partition stands that has changed, when all of that is durable
 //!  4  write     the captured records and the number of the newest file, synced: from here on recovery begins there
 //!  5  release   the files before are free; segments below the log starts go
@@ -35,9 +35,6 @@ use crate::Error;
 use crate::env::mutant::Mutant;
 use crate::env::{Env, Lock};
 use crate::record::{Batch, Offset, TopicPartition};
-
-/// Files synced at the same time: file systems put their metadata into one commit.
-const SYNCS: usize = 4;
 
 /// What the shards said: where partitions stand, encoded, and which are gone.
 pub(super) struct Captured {
@@ -230,29 +227,30 @@ impl Checkpointer {
         }
     }
 
+    /// Little at a time, for the log's syncs wait behind it: first what is left of each file is brought to the disk, with
+    /// two on their way. A file system with a journal then has one commit for all of them, at the first sync.
     async fn sync(&self, files: Ends) -> Result<(), End> {
-        let queue = Arc::new(Mutex::new(files));
-        let workers: Vec<_> = (0..SYNCS)
-            .map(|_| {
-                let (env, queue) = (self.env.clone(), Arc::clone(&queue));
-                self.env.spawn("log-sync", async move {
-                    loop {
-                        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                        let Some((_, dirty)) = next else { return Ok(()) };
-                        // Nobody knows what is durable then: whatever the reason, it is not to be tried again.
-                        env.offload(move || dirty.file.sync_data().map_err(io::Error::other)).await?;
-                    }
-                })
-            })
-            .collect();
-        let mut outcome = Ok(());
-        for worker in workers {
-            let synced: io::Result<()> = worker.await.map_err(|_| End::Stopped)?;
-            outcome = outcome.and(synced);
+        let mut before: Option<Dirty> = None;
+        for (_, dirty) in &files {
+            let (dirty, before) = (dirty.clone(), before.replace(dirty.clone()));
+            let write_back = move || {
+                dirty.start_rest()?;
+                before.map_or(Ok(()), |before| before.await_rest())
+            };
+            self.sync_step(write_back).await?;
         }
-        outcome?;
+        for (_, dirty) in files {
+            self.sync_step(move || dirty.file.sync_data()).await?;
+        }
         let shared = Arc::clone(&self.shared);
         Ok(self.env.offload(move || shared.handles.check_synced()).await?)
+    }
+
+    async fn sync_step(&self, step: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), End> {
+        // Nobody knows what is durable after an error: whatever the reason, it is not to be tried again.
+        self.env.offload(step).await.map_err(io::Error::other)?;
+        self.env.step().await;
+        Ok(())
     }
 
     /// Has the unsynced ends of these segments written to the log once more. They stay unsynced.

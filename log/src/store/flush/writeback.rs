@@ -10,8 +10,8 @@ use crate::store::handles::{Handles, Name};
 
 /// A whole number of pages: the system writes back no less.
 const PIECE_BYTES: u32 = if cfg!(test) { 256 } else { 256 * 1024 };
-/// With two under way the disk begins the next one at once.
-const UNDER_WAY_MIN: usize = 2;
+/// The next one is begun before the oldest is waited for, so that the disk is never without one.
+const UNDER_WAY_MIN: usize = 1;
 const UNDER_WAY_MAX: usize = 16;
 /// One more for so many that wait in memory to be written.
 const PART: usize = 32;

@@ -20,6 +20,8 @@ use crate::store::producers::Producers;
 use crate::store::room::{FULL_INTERVAL, Room};
 use crate::store::{Shared, Stage, seal, stops};
 
+/// After so many bytes others get the processor: who acknowledges and who serves clients would wait for the whole round.
+const TURN_BYTES: u64 = 64 * 1024;
 /// Between two looks at files that are written no more.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -132,6 +134,7 @@ impl Flusher {
         }
         // First, for that gives room.
         self.shared.flush.hand_over(&removed);
+        let mut turn = 0;
         for ((id, segment), run) in runs {
             if !removed.contains(&id) && !run.partition.is_closed() {
                 self.write(segment, &run, writeback).await?;
@@ -143,6 +146,11 @@ impl Flusher {
                 };
                 self.with_room(&run.partition, beside).await?;
                 self.shared.handles.shrink()?;
+                turn += run.batches.iter().map(|batch| batch.size() as u64).sum::<u64>();
+                if turn >= TURN_BYTES {
+                    turn = 0;
+                    self.env.yield_thread();
+                }
             }
         }
         for partition in sealed.iter().filter(|partition| !removed.contains(&partition.id) && !partition.is_closed()) {
