@@ -29,7 +29,8 @@ fn plan(calls: &Calls, number: usize) -> Arc<Mutex<Option<(Call, PathBuf)>>> {
         }
         // One that fails while the file is being made ends with that file; another is made.
         let sync = match call {
-            Call::SyncDir | Call::StartWriteback | Call::AwaitWriteback => true,
+            Call::SyncDir => true,
+            Call::StartWriteback | Call::AwaitWriteback => !made.contains(path),
             Call::Sync => !made.remove(path),
             _ => false,
         };

@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 use crate::env::mutant::Mutant;
 use crate::env::{Disk, File, Open};
 
-/// Zeros are written in pieces of this size.
-const ZEROS: usize = 1024 * 1024;
+/// Zeros are written in pieces of this size, of which two are on their way to the disk: the log's own syncs wait behind
+/// them.
+const ZEROS: usize = 256 * 1024;
 
 /// See the module.
 pub(in crate::store) struct Files {
@@ -241,11 +242,16 @@ impl Files {
 
     fn fill(&self, file: &dyn File) -> io::Result<()> {
         let zeros = vec![0; ZEROS.min(self.file_bytes as usize)];
-        let mut at = 0;
+        let (mut at, mut before) = (0, None);
         while at < self.file_bytes {
             let piece = &zeros[..zeros.len().min((self.file_bytes - at) as usize)];
+            let bytes = piece.len() as u64;
             file.write_at(at, &[IoSlice::new(piece)])?;
-            at += piece.len() as u64;
+            file.start_writeback(at, bytes)?;
+            if let Some((at, bytes)) = before.replace((at, bytes)) {
+                file.await_writeback(at, bytes)?;
+            }
+            at += bytes;
         }
         file.sync_data()
     }
