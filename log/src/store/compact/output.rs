@@ -20,6 +20,8 @@ pub(super) struct Output {
     segment: Segment,
     /// Every batch was handed on as it came.
     same: bool,
+    /// What is on its way to the disk: where it begins, and its bytes.
+    under_way: (u64, u64),
 }
 
 impl Output {
@@ -44,10 +46,11 @@ impl Output {
             disk.create_dir(&handles.generation(name.partition, generation)).map_err(Halt::of_call)?;
             disk.open(&handles.path(name), Open::Create).map_err(Halt::of_call)?
         };
-        Ok(Some(Output { name, log, segment, same: group.len() == 1 }))
+        Ok(Some(Output { name, log, segment, same: group.len() == 1, under_way: (0, 0) }))
     }
 
-    /// Writes what is left of some batches, all at once.
+    /// Writes what is left of some batches, all at once. It is brought to the disk as it comes: producers would wait behind
+    /// the sync of a whole segment.
     pub fn write(&mut self, batches: &[Batch]) -> Result<(), Halt> {
         let from = self.segment.size;
         let bytes = batches.iter().map(Batch::size).sum::<usize>();
@@ -60,7 +63,14 @@ impl Output {
         }
         let slices: Vec<IoSlice<'_>> =
             batches.iter().flat_map(|batch| [IoSlice::new(batch.header()), IoSlice::new(batch.body())]).collect();
-        if slices.is_empty() { Ok(()) } else { self.log.write_at(u64::from(from), &slices).map_err(Halt::of_write) }
+        if slices.is_empty() {
+            return Ok(());
+        }
+        self.log.write_at(u64::from(from), &slices).map_err(Halt::of_write)?;
+        let written = (u64::from(from), bytes as u64);
+        self.log.start_writeback(written.0, written.1).map_err(Halt::of_sync)?;
+        let (from, bytes) = std::mem::replace(&mut self.under_way, written);
+        self.log.await_writeback(from, bytes).map_err(Halt::of_sync)
     }
 
     /// Something is left out or different.
