@@ -196,7 +196,8 @@ impl Server {
     }
 }
 
-fn node_config(config: &Config) -> NodeConfig {
+/// What the log gets of the settings.
+pub(crate) fn node_config(config: &Config) -> NodeConfig {
     let log = &config.log;
     NodeConfig {
         shards: log.shards,

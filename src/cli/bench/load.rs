@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::record::build::Frame;
-use log::{Backend, Batch, Cluster, Env, Error, Isolation, NewRecord, NewTopic, Node, Offset, TopicPartition};
+use log::{Backend, Batch, Cluster, Env, Error, Isolation, NewRecord, NewTopic, Node, Offset, TopicId, TopicPartition};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,26 +39,31 @@ pub(super) struct Appended {
 }
 
 impl Load {
-    /// Writes into a topic of its own for so long: as fast as it goes, or at this rate.
+    /// A topic to write into.
+    pub async fn create_topic(self, env: &Env, node: &Arc<Node>) -> Result<TopicId, Error> {
+        let name = format!("bench-{}", env.random_u64());
+        let config = [("flush", self.flush), ("max.message.bytes", "4000000")];
+        let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Ok(node.create_topic(NewTopic { name, partitions: self.partitions, config }).await?.id)
+    }
+
+    /// Writes into that topic for so long: as fast as it goes, or at this rate.
     pub async fn run(
         self,
         env: &Env,
         node: &Arc<Node>,
+        topic: TopicId,
         time: Duration,
         bytes_per_second: Option<f64>,
     ) -> Result<Appended, Error> {
-        let Load { partitions, batch_bytes, flush } = self;
-        let name = format!("bench-{}", env.random_u64());
-        let config = [("flush", flush), ("max.message.bytes", "4000000")];
-        let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let topic = node.create_topic(NewTopic { name, partitions, config }).await?;
+        let Load { partitions, batch_bytes, .. } = self;
         let batches: Arc<[Batch]> = batches_of(batch_bytes, SOURCE_BYTES).into();
         let all = batches[0].size() as f64 * f64::from(partitions);
         let pause = bytes_per_second.map(|rate| Duration::from_secs_f64(all / rate));
         let began = env.monotonic();
         let writers: Vec<_> = (0..partitions)
             .map(|partition| {
-                let id = TopicPartition { topic: topic.id, partition };
+                let id = TopicPartition { topic, partition };
                 // Paced writers do not all begin at once.
                 let first = pause.map(|pause| began + pause * partition as u32 / partitions as u32);
                 let pace = first.zip(pause);

@@ -1,7 +1,8 @@
 //! `riverrun bench log`: what the log does on this machine, in process, beside what the disk and the memory do alone.
 //!
 //! Limits and log are measured in turn, round after round; every figure is the median of its rounds. A log in its steady
-//! state is measured: each one writes for a while before, so that its files are there and are used again.
+//! state is measured, with the server's settings: each one writes for a while before, so that its files are there and are
+//! used again.
 
 mod limits;
 mod load;
@@ -15,6 +16,8 @@ use log::{Env, Error, Node, NodeConfig, StoreMetrics};
 use self::limits::{HALF, LARGE, SMALL, Synced};
 use self::load::{Appended, Load};
 use super::Failure;
+use crate::config::Config;
+use crate::server::node_config;
 
 #[derive(Args, Debug)]
 pub(super) struct BenchArguments {
@@ -59,7 +62,8 @@ pub(super) async fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     if !env.disk().list(&arguments.dir).map_err(|error| Failure::new(1, error.to_string()))?.is_empty() {
         return Err(Failure::new(2, format!("{} is not empty: name another directory", arguments.dir.display())));
     }
-    let outcome = bench(&env, arguments).await;
+    let settings = node_config(&Config::load(env.disk().as_ref(), None, std::env::vars(), &[])?);
+    let outcome = bench(&env, arguments, &settings).await;
     let cleaned = env.disk().remove_dir(&arguments.dir);
     outcome.map_err(|error| Failure::new(1, error.to_string()))?;
     cleaned.map_err(|error| Failure::new(1, error.to_string()))
@@ -112,7 +116,7 @@ struct Figures {
     tails: Vec<f64>,
 }
 
-async fn bench(env: &Env, arguments: &LogBench) -> Result<(), Error> {
+async fn bench(env: &Env, arguments: &LogBench, settings: &NodeConfig) -> Result<(), Error> {
     let mut loads = Vec::new();
     for &partitions in &arguments.partitions {
         for batch in &arguments.batch_kib {
@@ -132,13 +136,13 @@ async fn bench(env: &Env, arguments: &LogBench) -> Result<(), Error> {
         tails: Vec::new(),
     };
     for _ in 0..arguments.rounds {
-        round(env, arguments, &mut figures).await?;
+        round(env, arguments, settings, &mut figures).await?;
     }
     figures.print(arguments);
     Ok(())
 }
 
-async fn round(env: &Env, arguments: &LogBench, figures: &mut Figures) -> Result<(), Error> {
+async fn round(env: &Env, arguments: &LogBench, settings: &NodeConfig, figures: &mut Figures) -> Result<(), Error> {
     let time = Duration::from_secs(arguments.seconds);
     figures.copies.push(limits::memory_copy(env));
     let (disk_env, dir) = (env.clone(), arguments.dir.clone());
@@ -159,20 +163,21 @@ async fn round(env: &Env, arguments: &LogBench, figures: &mut Figures) -> Result
     figures.twice_half.push(limits::twice(env, &arguments.dir, HALF, time, Some(half)).await?);
     let data = arguments.dir.join("data");
     for (load, outcomes) in &mut figures.loads {
-        let node = Node::open(env.clone(), &data, NodeConfig::default()).await?;
-        load.run(env, &node, time / 2, None).await?;
+        let node = Node::open(env.clone(), &data, settings.clone()).await?;
+        let topic = load.create_topic(env, &node).await?;
+        load.run(env, &node, topic, time / 2, None).await?;
         let before = node.metrics();
-        let full = load.run(env, &node, time, None).await?;
+        let full = load.run(env, &node, topic, time, None).await?;
         let groups = Groups::between(&before, &node.metrics());
         // What that left to do is not the next one's.
         env.sleep(time / 2).await;
-        let half = load.run(env, &node, time, Some(full.bytes_per_second / 2.0)).await?;
+        let half = load.run(env, &node, topic, time, Some(full.bytes_per_second / 2.0)).await?;
         outcomes.push(Outcome { full, groups, half });
         node.shutdown().await;
         drop(node);
         env.disk().remove_dir(&data)?;
     }
-    let node = Node::open(env.clone(), &data, NodeConfig::default()).await?;
+    let node = Node::open(env.clone(), &data, settings.clone()).await?;
     figures.tails.push(load::read_tail(env, &node, time / 2).await?);
     node.shutdown().await;
     drop(node);
