@@ -104,6 +104,7 @@ pub(super) fn recover(
     if !Mutant::LastGroupNotWrittenAgain.is_on() {
         make_last_group_durable(&*disk, dir, &scan)?;
     }
+    keep_room(&mut scan.end, files)?;
     Ok(Recovered { table, partitions, end: scan.end, bytes: scan.bytes })
 }
 
@@ -126,6 +127,16 @@ pub(super) fn stood(table: &Table, disk: &dyn Disk) -> Result<BTreeMap<TopicPart
         partitions.insert(*id, replayed);
     }
     Ok(partitions)
+}
+
+/// What was reserved for the newest file may have gone with the power: then another is begun where the disk has no room.
+fn keep_room(end: &mut End, files: &Files) -> io::Result<()> {
+    let Some(open) = &end.file else { return Ok(()) };
+    match files.reserve(&*open.file, open.end) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => end.file = None,
+        reserved => reserved?,
+    }
+    Ok(())
 }
 
 /// The last group may be in the system's memory only, and marked as clean there by a sync that failed: only writing it

@@ -37,6 +37,8 @@ struct Inner {
     needed: BTreeSet<u32>,
     /// Files that may be used again.
     free: BTreeSet<u32>,
+    /// Files that recovery has found: what was reserved for them may have gone with the power.
+    found: BTreeSet<u32>,
     /// The next file, ready to be begun.
     prepared: Option<(u32, Arc<dyn File>)>,
     preparing: bool,
@@ -87,6 +89,7 @@ impl Files {
     /// A file that recovery has read, or found unused.
     pub fn found(&self, number: u32, needed: bool) {
         let mut inner = self.lock();
+        inner.found.insert(number);
         if needed {
             inner.needed.insert(number)
         } else {
@@ -217,10 +220,19 @@ impl Files {
                     disk.sync_dir(&self.dir).map_err(io::Error::other)?;
                 }
             }
-            return disk.open(&path, Open::Write);
+            let file = disk.open(&path, Open::Write)?;
+            if self.lock().found.remove(&free)
+                && let Err(error) = self.reserve(&*file, 0)
+            {
+                let mut inner = self.lock();
+                inner.found.insert(number);
+                inner.free.insert(number);
+                return Err(error);
+            }
+            return Ok(file);
         }
         let file = disk.open(&path, Open::Create)?;
-        let filled = self.reserve(&*file).and_then(|()| if written { self.fill(&*file) } else { Ok(()) });
+        let filled = self.reserve(&*file, 0).and_then(|()| if written { self.fill(&*file, 0) } else { Ok(()) });
         let sync_dir = || disk.sync_dir(&self.dir).map_err(io::Error::other);
         let named = || if Mutant::NewLogFileUnnamed.is_on() { Ok(()) } else { sync_dir() };
         if let Err(error) = filled.and_then(|()| named()) {
@@ -232,17 +244,21 @@ impl Files {
         Ok(file)
     }
 
-    fn reserve(&self, file: &dyn File) -> io::Result<()> {
-        match file.allocate(0, self.file_bytes) {
+    /// Has room kept for what comes from here on in a file.
+    pub fn reserve(&self, file: &dyn File, from: u64) -> io::Result<()> {
+        if from >= self.file_bytes {
+            return Ok(());
+        }
+        match file.allocate(from, self.file_bytes - from) {
             // What is written over is there as well, on most file systems.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(file),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(file, from),
             reserved => reserved,
         }
     }
 
-    fn fill(&self, file: &dyn File) -> io::Result<()> {
+    fn fill(&self, file: &dyn File, from: u64) -> io::Result<()> {
         let zeros = vec![0; ZEROS.min(self.file_bytes as usize)];
-        let (mut at, mut before) = (0, None);
+        let (mut at, mut before) = (from, None);
         while at < self.file_bytes {
             let piece = &zeros[..zeros.len().min((self.file_bytes - at) as usize)];
             let bytes = piece.len() as u64;

@@ -20,6 +20,9 @@ use crate::store::room::{FULL_INTERVAL, FULL_TRIES};
 /// Bodies up to this size are copied beside their headers: one slice instead of two for the system to walk.
 const COPY_MAX: usize = 4096;
 
+/// In the words of [`FULL_TRIES`]: ten seconds.
+const MEMORY_TRIES: u32 = 10 * FULL_TRIES;
+
 /// Where the log ends: what recovery found, or a new log's beginning.
 pub(in crate::store) struct End {
     pub file: Option<OpenFile>,
@@ -67,8 +70,11 @@ impl Writer {
         let mut group = Vec::new();
         let mut arena = Vec::new();
         while self.wal.take(self.group_bytes, &mut group).await {
-            self.flush.room().await;
-            if let Err(error) = self.write(&group, &mut arena).await {
+            let written = match self.wait_for_memory().await {
+                Ok(()) => self.write(&group, &mut arena).await,
+                no_room => no_room,
+            };
+            if let Err(error) = written {
                 self.wal.set_poison("a write to the write-ahead log", &error);
                 return;
             }
@@ -76,6 +82,19 @@ impl Writer {
             // Others may run between groups, so that a simulation sees every order.
             self.env.step().await;
         }
+    }
+
+    /// Returns when there is room in memory for what is written next. It comes when segments have room on the disk: who
+    /// opens the log waits for that longer than for a file, as more may give some, but not for ever.
+    async fn wait_for_memory(&mut self) -> std::io::Result<()> {
+        let mut tries = 0;
+        while self.env.timeout(FULL_INTERVAL, self.flush.room()).await.is_none() {
+            tries += 1;
+            if tries > MEMORY_TRIES && self.flush.is_full() && !self.runs() {
+                return Err(self.no_room());
+            }
+        }
+        Ok(())
     }
 
     async fn write(&mut self, group: &[(usize, Item)], arena: &mut Vec<u8>) -> std::io::Result<()> {
