@@ -203,6 +203,30 @@ impl Env {
         }
     }
 
+    /// Does this with each of a few things, all at once and on threads of their own, and returns when all is done: the
+    /// first error. For what waits for the disk. Simulated: one after the other.
+    pub fn at_once<T: Sync>(
+        &self,
+        things: &[T],
+        work: impl Fn(&T) -> std::io::Result<()> + Sync,
+    ) -> std::io::Result<()> {
+        let (Place::Real(_), Some((last, others))) = (&*self.place, things.split_last()) else {
+            return things.iter().try_for_each(work);
+        };
+        std::thread::scope(|scope| {
+            let work = &work;
+            let begin = |thing| std::thread::Builder::new().spawn_scoped(scope, move || work(thing));
+            let begun: Vec<_> = others.iter().map(|thing| begin(thing).map_err(|_| thing)).collect();
+            let finish = |begun: Result<std::thread::ScopedJoinHandle<'_, _>, _>| match begun {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // The system has no thread for it.
+                Err(thing) => work(thing),
+            };
+            let last = work(last);
+            begun.into_iter().map(finish).fold(Ok(()), Result::and).and(last)
+        })
+    }
+
     /// Lets others run: only in simulation, where each await is a chance for another order of events.
     pub async fn step(&self) {
         if let Place::Simulated(sim) = &*self.place {
@@ -378,6 +402,26 @@ mod tests {
         assert_eq!(trace(1), trace(1));
         assert_ne!(trace(1), trace(2));
         assert_eq!(trace(1).len(), 10);
+    }
+
+    #[test]
+    fn things_are_done_at_once_and_an_error_stops_none() {
+        let (all, done) = (std::sync::Barrier::new(4), AtomicU64::new(0));
+        let outcome = Env::memory().at_once(&[0, 1, 2, 3], |thing| {
+            // Each waits for all others.
+            all.wait();
+            done.fetch_add(1, Ordering::SeqCst);
+            if *thing == 1 { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
+        });
+        assert_eq!((outcome.is_err(), done.into_inner()), (true, 4));
+        let seen = std::sync::Mutex::new(Vec::new());
+        let note = |thing: &i32| {
+            seen.lock().unwrap().push(*thing);
+            Ok(())
+        };
+        Env::simulated(1).at_once(&[0, 1, 2, 3], note).unwrap();
+        assert_eq!(*seen.lock().unwrap(), [0, 1, 2, 3]);
+        Env::memory().at_once(&[], note).unwrap();
     }
 
     #[test]

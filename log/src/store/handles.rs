@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::layout::{self, Suffix};
 use super::segment::Place;
 use crate::env::mutant::Mutant;
-use crate::env::{Disk, File, Open};
+use crate::env::{Disk, Env, File, Open};
 use crate::record::{Offset, TopicPartition};
 
 /// Files open for readers; the one opened first is closed for the next.
@@ -22,6 +23,16 @@ const PAGE_BYTES: u32 = if cfg!(test) { 64 } else { 4096 };
 const IDLE_LOOKS: u32 = if cfg!(test) { 2 } else { 10 };
 /// Files that one such call syncs. A checkpoint has small ends copied, so that nothing presses.
 const IDLE_SYNCS: usize = if cfg!(test) { 3 } else { 128 };
+/// Of so many files one more is synced at a time, but never more than the second.
+const SYNCS_PART: usize = if cfg!(test) { 2 } else { 128 };
+const SYNCS_MAX: usize = 8;
+
+/// How many of so many files to sync at a time. Few are synced one after the other, for the write-ahead log's syncs wait
+/// behind them; what a file system and a disk do for each beside its bytes takes too long when there are many, and those
+/// that wait together share it.
+pub(super) fn syncs_at_once(files: usize) -> usize {
+    (files / SYNCS_PART).clamp(1, SYNCS_MAX)
+}
 
 /// One file of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,11 +82,18 @@ pub(super) struct Handles {
     /// Files open for bytes that are not synced.
     dirty_max: usize,
     inner: Mutex<Inner>,
-    /// Held while a file is synced before its time, or waited for; whether that has failed once. See
-    /// [`Handles::check_synced`].
-    early: Mutex<bool>,
+    early: Early,
     /// Held by who removes directories, and by who makes files in one that may be removed.
     shape: Mutex<()>,
+}
+
+/// Files are synced before their time, or waited for, see [`Handles::check_synced`].
+#[derive(Default)]
+struct Early {
+    /// Whoever does it reads it meanwhile.
+    under_way: RwLock<()>,
+    /// Once.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -98,7 +116,7 @@ struct Inner {
 
 impl Handles {
     pub fn new(place: Place, dirty_max: usize) -> Handles {
-        Handles { place, dirty_max, inner: Mutex::default(), early: Mutex::default(), shape: Mutex::default() }
+        Handles { place, dirty_max, inner: Mutex::default(), early: Early::default(), shape: Mutex::default() }
     }
 
     pub fn directory(&self, partition: TopicPartition) -> PathBuf {
@@ -172,7 +190,7 @@ impl Handles {
 
     /// Syncs files until few enough of them are open. Whoever writes calls it behind every file. A file that is being
     /// synced here is still dirty to everybody else.
-    pub fn shrink(&self) -> io::Result<()> {
+    pub fn shrink(&self, env: &Env) -> io::Result<()> {
         let oldest = {
             let mut inner = self.lock();
             let over = inner.dirty.len().saturating_sub(self.dirty_max);
@@ -184,31 +202,35 @@ impl Handles {
             let names: Vec<Name> = inner.dirty_since.drain(..count).collect();
             names.into_iter().filter_map(|name| Some((name, inner.dirty.get(&name)?.clone()))).collect::<Vec<_>>()
         };
-        self.sync_and_close(oldest)
+        self.sync_and_close(env, oldest)
     }
 
     /// A file that was written to meanwhile stays open.
-    fn sync_and_close(&self, files: Vec<(Name, Dirty)>) -> io::Result<()> {
-        for (name, synced) in files {
-            self.told_early(|| synced.file.sync_data())?;
-            let mut inner = self.lock();
-            // A checkpoint has taken it meanwhile, or it is gone.
-            let Some(dirty) = inner.dirty.get(&name) else { continue };
-            if (dirty.from, dirty.to, dirty.write) != (synced.from, synced.to, synced.write) {
-                inner.dirty_since.push_back(name);
-                continue;
-            }
-            inner.dirty.remove(&name);
-            if name.suffix == Suffix::TimeIndex {
-                inner.synced_indexes.push(name);
-            }
+    fn sync_and_close(&self, env: &Env, files: Vec<(Name, Dirty)>) -> io::Result<()> {
+        for some in files.chunks(syncs_at_once(files.len())) {
+            env.at_once(some, |(_, dirty)| self.told_early(|| dirty.file.sync_data()))?;
+            some.iter().for_each(|(name, synced)| self.close(*name, synced));
         }
         Ok(())
     }
 
+    fn close(&self, name: Name, synced: &Dirty) {
+        let mut inner = self.lock();
+        // A checkpoint has taken it meanwhile, or it is gone.
+        let Some(dirty) = inner.dirty.get(&name) else { return };
+        if (dirty.from, dirty.to, dirty.write) != (synced.from, synced.to, synced.write) {
+            inner.dirty_since.push_back(name);
+            return;
+        }
+        inner.dirty.remove(&name);
+        if name.suffix == Suffix::TimeIndex {
+            inner.synced_indexes.push(name);
+        }
+    }
+
     /// Closes the files that nobody has read for a while, and syncs and closes some of those that nobody has written to. To
     /// be called from time to time.
-    pub fn sync_idle(&self) -> io::Result<()> {
+    pub fn sync_idle(&self, env: &Env) -> io::Result<()> {
         let idle = {
             let mut inner = self.lock();
             inner.look = inner.look.wrapping_add(1);
@@ -223,22 +245,25 @@ impl Handles {
             }
             idle
         };
-        self.sync_and_close(idle.into_iter().collect())
+        self.sync_and_close(env, idle.into_iter().collect())
     }
 
     /// Runs what may be told of a failure that the next sync of a file is not told any more. Nobody knows what is durable
     /// after an error: whatever the reason, it is not to be tried again.
     fn told_early(&self, call: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut failed = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        let _under_way = self.early.under_way.read().unwrap_or_else(PoisonError::into_inner);
         let outcome = call();
-        *failed |= outcome.is_err();
+        if outcome.is_err() {
+            self.early.failed.store(true, Ordering::SeqCst);
+        }
         outcome.map_err(io::Error::other)
     }
 
     /// An error of writing back is told to one sync only. What was synced by others than this one's caller may be lost
     /// when it was told before its time: an error then. To be called behind the last of the caller's syncs.
     pub fn check_synced(&self) -> io::Result<()> {
-        let failed = *self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        let _none_under_way = self.early.under_way.write().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.early.failed.load(Ordering::SeqCst);
         if failed { Err(io::Error::other("a sync of another file has failed")) } else { Ok(()) }
     }
 
@@ -416,6 +441,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_written_anew_while_it_is_synced_stays_open() {
+        let env = Env::real();
         let handles = Arc::new(Handles::new(Place::new(&PathBuf::new()), 8));
         let partition = TopicPartition { topic: TopicId([1; 16]), partition: 0 };
         let name = Name { partition, segment: Offset(0), generation: 0, suffix: Suffix::TimeIndex };
@@ -424,12 +450,12 @@ mod tests {
         handles.written(name, Arc::clone(&again), 0, 12);
         *file.write.lock().expect("no panic") = Some(again);
         for _ in 0..=IDLE_LOOKS {
-            handles.sync_idle().expect("no error");
+            handles.sync_idle(&env).expect("no error");
         }
         assert_eq!(handles.take_synced_indexes(), []);
         // The second write is now as old as the first one was.
         for _ in 0..=IDLE_LOOKS {
-            handles.sync_idle().expect("no error");
+            handles.sync_idle(&env).expect("no error");
         }
         assert_eq!(handles.take_synced_indexes(), [name]);
         assert!(handles.take_dirty().is_empty());

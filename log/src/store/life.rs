@@ -232,7 +232,8 @@ impl Store {
         self.shared.stable.add(Arc::clone(&partition), end, open);
         self.keep_unflushed(&partition, unflushed);
         let aborted = Vec::new();
-        let owned = Owned { partition: Arc::clone(&partition), producers, end, config, active, aborted, touched };
+        let owned =
+            Owned { partition: Arc::clone(&partition), producers, end, config, active, aborted, touched, queued: 0 };
         self.send(id, Message::Open(Box::new(owned))).await?;
         Ok(partition)
     }

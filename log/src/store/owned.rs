@@ -19,6 +19,8 @@ pub(super) struct Owned {
     pub aborted: Vec<Aborted>,
     /// Something has changed since the last checkpoint.
     pub touched: bool,
+    /// How many entries its shard had queued with the last of this partition.
+    pub queued: u64,
 }
 
 /// The segment that is being written.
@@ -92,6 +94,11 @@ impl Owned {
         {
             self.aborted.push(Aborted { producer_id: producer.id, first, last: batch.base_offset() });
         }
+    }
+
+    /// Whether the next checkpoint has to say anew where it stands.
+    pub fn is_touched(&self) -> bool {
+        self.touched || self.partition.is_touched()
     }
 
     /// Where the partition stands, but for what its readers know.

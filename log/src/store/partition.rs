@@ -148,8 +148,12 @@ impl Partition {
         self.touched.store(true, Ordering::Release);
     }
 
-    pub(super) fn take_touched(&self) -> bool {
-        self.touched.swap(false, Ordering::AcqRel)
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Acquire)
+    }
+
+    pub(super) fn forget_touched(&self) {
+        self.touched.store(false, Ordering::Release);
     }
 
     pub fn is_closed(&self) -> bool {

@@ -209,6 +209,10 @@ impl Producers {
         count
     }
 
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// As part of a checkpoint's record, little endian:
     ///
     /// ```text

@@ -85,6 +85,7 @@ pub(super) fn recover(
     let (mut table, first_file) = Table::load(&*disk, dir)?;
     table.make_durable(&*disk)?;
     let mut replay = Replay {
+        env,
         disk: &*disk,
         applied: Applied { files, now_ms: env.now_ms(), partitions: stood(&table, &*disk)?, broken: BTreeMap::new() },
         handles,
@@ -151,6 +152,7 @@ fn make_last_group_durable(disk: &dyn Disk, dir: &Path, scan: &Scan<'_>) -> io::
 
 /// Takes the log's entries to their places.
 struct Replay<'a> {
+    env: &'a Env,
     disk: &'a dyn Disk,
     applied: Applied<'a>,
     handles: &'a Handles,
@@ -236,7 +238,7 @@ impl Replay<'_> {
                 }
                 rest = &rest[count..];
             }
-            self.handles.shrink()?;
+            self.handles.shrink(self.env)?;
         }
         Ok(())
     }
@@ -272,7 +274,7 @@ impl Replay<'_> {
             if file.len()? > u64::from(segment.size) {
                 file.set_len(u64::from(segment.size))?;
                 self.handles.written(name, file, segment.size, segment.size);
-                self.handles.shrink()?;
+                self.handles.shrink(self.env)?;
             }
         }
         for partition in partitions.values_mut() {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::checkpoint::{Captured, Standing};
+use super::checkpoint::{Captured, Changed, Standing};
 use super::compact::producers::LastBatches;
 use super::config::PartitionConfig;
 use super::owned::{Owned, Slot};
@@ -62,8 +62,14 @@ pub(super) enum Message {
     },
     /// Forgets producers that have expired.
     ForgetProducers,
-    /// Says where every partition stands that has changed since the last time; answered when all of that is durable.
-    Capture(oneshot::Sender<Captured>),
+    /// Says which partitions have changed since they were last captured.
+    Changed(oneshot::Sender<VecDeque<Changed>>),
+    /// Says where these stand, and which are gone since the last time; answered when all of that is durable. Asked for
+    /// again only when it was answered.
+    Capture {
+        partitions: Vec<TopicPartition>,
+        done: oneshot::Sender<Captured>,
+    },
     /// Takes no more messages; ends when everything is durable.
     Stop,
 }
@@ -129,7 +135,7 @@ enum When {
     Shown,
 }
 
-/// A capture on its way: what was assigned when it was asked for, until that is durable.
+/// A capture on its way: what was assigned to its partitions when it was asked for, until that is durable.
 struct Capturing {
     after: u64,
     standing: Vec<Standing>,
@@ -158,8 +164,9 @@ pub(super) struct Shard {
     completed: u64,
     repeated: VecDeque<Repeated>,
     capturing: VecDeque<Capturing>,
-    /// Partitions deleted since the last capture.
+    /// Partitions deleted since the last capture, and how many entries had been queued with the last of them.
     removed: Vec<TopicPartition>,
+    removed_queued: u64,
     outgoing: Vec<Item>,
     /// Whether what is outgoing can wait.
     lazy: bool,
@@ -195,6 +202,7 @@ impl Shard {
             repeated: VecDeque::new(),
             capturing: VecDeque::new(),
             removed: Vec::new(),
+            removed_queued: 0,
             outgoing: Vec::new(),
             lazy: true,
             placed: Vec::new(),
@@ -275,9 +283,10 @@ impl Shard {
             }
             Message::Close(partition) => {
                 self.owned.remove(&partition);
-                self.removed.push(partition);
                 self.lazy = false;
                 self.queue(Item::Deleted { partition }, Pending::Deleted { partition });
+                self.removed.push(partition);
+                self.removed_queued = self.queued;
             }
             Message::Trim { partition, start, again, done } => self.trim(partition, start, again, done),
             Message::Settle(done) => {
@@ -292,7 +301,9 @@ impl Shard {
                 }
             }
             Message::ForgetProducers => self.forget_producers(now_ms),
-            Message::Capture(done) => self.capture(done),
+            // Whoever asked may be gone: the log has stopped.
+            Message::Changed(done) => drop(done.send(self.changed())),
+            Message::Capture { partitions, done } => self.capture(&partitions, done),
             Message::Stop => {
                 self.stopping = true;
                 // What was lazy so far has nobody else to take it along.
@@ -342,6 +353,7 @@ impl Shard {
             self.shared.stable.begin(partition, producer.id, base_offset);
         }
         let slot = owned.take(&batch, now_ms);
+        owned.queued = self.queued + 1;
         let flush_os = owned.config.flush_os;
         owned.partition.set_end(owned.end);
         let partition = Arc::clone(&owned.partition);
@@ -389,6 +401,7 @@ impl Shard {
             return drop(done.send(Ok(now)));
         }
         owned.touched = true;
+        owned.queued = self.queued + 1;
         if start == owned.end {
             // The whole segment goes.
             owned.active = None;
@@ -420,20 +433,34 @@ impl Shard {
         }
     }
 
-    fn capture(&mut self, done: oneshot::Sender<Captured>) {
-        let mut standing: Vec<Standing> = Vec::new();
-        for owned in self.owned.values_mut() {
-            // Both are to be forgotten.
-            if std::mem::take(&mut owned.touched) | owned.partition.take_touched() {
-                standing.push(owned.standing());
-            }
+    fn changed(&self) -> VecDeque<Changed> {
+        let changed = self.owned.values().filter(|owned| owned.is_touched());
+        let entries = |owned: &Owned| owned.producers.len() + owned.partition.read_view().index_entries();
+        let mut changed: Vec<Changed> =
+            changed.map(|owned| Changed { partition: owned.partition.id, entries: entries(owned) + 1 }).collect();
+        changed.sort_unstable_by_key(|changed| changed.partition);
+        changed.into()
+    }
+
+    fn capture(&mut self, partitions: &[TopicPartition], done: oneshot::Sender<Captured>) {
+        let mut standing: Vec<Standing> = Vec::with_capacity(partitions.len());
+        let mut after = self.removed_queued;
+        for partition in partitions {
+            // Deleted meanwhile.
+            let Some(owned) = self.owned.get_mut(partition) else { continue };
+            owned.touched = false;
+            owned.partition.forget_touched();
+            // Not for others: the log may have no room for them before the checkpoint gives some.
+            after = after.max(owned.queued);
+            standing.push(owned.standing());
         }
-        standing.sort_unstable_by_key(|standing| standing.partition.id);
         let removed = std::mem::take(&mut self.removed);
-        self.capturing.push_back(Capturing { after: self.queued, standing, removed, done });
-        // What it waits for may be lazy.
-        self.lazy = false;
-        self.shared.wal.wake();
+        self.capturing.push_back(Capturing { after, standing, removed, done });
+        if after > self.completed {
+            // What it waits for may be lazy.
+            self.lazy = false;
+            self.shared.wal.wake();
+        }
         self.answer_captures();
     }
 }

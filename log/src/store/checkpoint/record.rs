@@ -98,6 +98,7 @@ fn put_segment(out: &mut Vec<u8>, segment: &Segment) {
     if let Some(index) = &segment.index {
         out.put_u32_le(index.interval);
         put_count(out, index.entries.len());
+        out.reserve(24 * index.entries.len());
         for entry in &index.entries {
             out.put_u32_le(entry.relative);
             out.put_u32_le(entry.last_relative);

@@ -77,11 +77,12 @@ impl Flusher {
     /// Syncs and closes what is at rest, beside the writing.
     async fn close_idle(&self) {
         while !self.shared.flush.lock().ended {
-            let (shared, ended) = (Arc::clone(&self.shared), self.shared.flush.no_more.notified());
+            let (env, shared) = (self.env.clone(), Arc::clone(&self.shared));
+            let ended = self.shared.flush.no_more.notified();
             if self.env.timeout(IDLE_INTERVAL, ended).await.is_some() {
                 continue;
             }
-            if let Err(error) = self.env.offload(move || shared.handles.sync_idle()).await {
+            if let Err(error) = self.env.offload(move || shared.handles.sync_idle(&env)).await {
                 return self.shared.wal.set_poison("a sync of a segment", &error);
             }
             self.env.step().await;
@@ -145,7 +146,7 @@ impl Flusher {
                     seal::end(disk, handles, &run.partition)
                 };
                 self.with_room(&run.partition, beside).await?;
-                self.shared.handles.shrink()?;
+                self.shared.handles.shrink(&self.env)?;
                 turn += run.batches.iter().map(|batch| batch.size() as u64).sum::<u64>();
                 if turn >= TURN_BYTES {
                     turn = 0;

@@ -185,6 +185,12 @@ impl View {
         found.is_some_and(|found| found.index.take().is_some())
     }
 
+    /// How many segments there are and entries of indexes in memory.
+    pub fn index_entries(&self) -> usize {
+        let entries = |segment: &Segment| segment.index.as_ref().map_or(0, |index| index.entries.len());
+        self.segments.iter().map(|segment| 1 + entries(segment)).sum()
+    }
+
     /// The log holds something of a segment in this file.
     pub fn set_wal_file(&mut self, segment: Offset, wal_file: u32) {
         if let Some(found) = self.segments.iter_mut().rev().find(|found| found.base == segment) {
