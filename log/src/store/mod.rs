@@ -243,6 +243,7 @@ impl Store {
         let forgotten = {
             let mut view = partition.write_view();
             view.segments.clear();
+            view.outgoing.clear();
             view.forget_hot(|_| true)
         };
         self.shared.tail.forgotten(forgotten);

@@ -54,7 +54,9 @@ impl Standing {
         view.segments.iter().for_each(|segment| put_segment(&mut out, segment));
         let swapped = view.compaction.swapped;
         let more = self.unpublished.iter().filter(|a| a.last >= swapped && !view.aborted.contains(a));
-        let aborted = view.aborted.iter().chain(more).filter(|_| !Mutant::CheckpointForgetsAborted.is_on());
+        let is_void = |aborted: &&Aborted| view.outgoing.iter().any(|outgoing| outgoing.is_void(aborted));
+        let aborted = view.aborted.iter().filter(|aborted| !is_void(aborted)).chain(more);
+        let aborted = aborted.filter(|_| !Mutant::CheckpointForgetsAborted.is_on());
         let aborted: Vec<&Aborted> = aborted.collect();
         put_count(&mut out, aborted.len());
         for aborted in aborted {

@@ -42,7 +42,7 @@ mod due;
 mod pass;
 
 mod output;
-mod swap;
+pub(super) mod swap;
 
 mod clean;
 mod mapping;

@@ -3,13 +3,14 @@
 //!
 //! Nothing is renamed: each compacted segment has a directory of its own, and it is the checkpoint that names it. A crash
 //! before that checkpoint finds the old segments, whose files go only afterwards; a crash behind it finds the new one.
+//! Readers see the old ones until then, or a crash would bring back what they have seen to be gone.
 //! Entries of the write-ahead log that lie below [`Compaction::swapped`] belong to files that are gone, and count for
 //! nothing in recovery.
 
 use std::collections::BTreeSet;
 use std::io;
 
-use super::super::partition::{Compaction, Forgotten, Partition, View};
+use super::super::partition::{Aborted, Compaction, Forgotten, Partition, View};
 use super::aborted::Void;
 use crate::env::Disk;
 use crate::record::{Offset, TopicPartition};
@@ -25,6 +26,31 @@ pub(crate) struct Swap {
     pub(in crate::store) new: Option<Segment>,
     /// Aborted transactions of which nothing is left.
     pub void: Void,
+}
+
+/// Segments that were replaced and that readers still see: no checkpoint names yet what takes their place.
+#[derive(Debug)]
+pub(in crate::store) struct Outgoing {
+    /// By offset.
+    pub old: Vec<Segment>,
+    pub end: Offset,
+    void: Vec<Void>,
+}
+
+impl Outgoing {
+    fn first(&self) -> Offset {
+        self.old[0].base
+    }
+
+    /// Whether what takes their place begins here.
+    pub fn covers(&self, base: Offset) -> bool {
+        (self.first()..self.end).contains(&base)
+    }
+
+    /// Whether nothing is left of the transaction once readers see that.
+    pub fn is_void(&self, aborted: &Aborted) -> bool {
+        self.void.iter().any(|void| void.contains(aborted))
+    }
 }
 
 /// Why a swap was not made.
@@ -46,6 +72,13 @@ impl Partition {
         // Only now: a checkpoint in between would have taken note without the change.
         self.touch();
         Ok(forgotten)
+    }
+
+    /// A checkpoint names what was swapped so far: readers see it, but for what somebody has laid a claim on meanwhile.
+    /// Whether that is all of it.
+    pub(in crate::store) fn show_swapped(&self) -> bool {
+        let ends: Vec<Offset> = self.read_view().outgoing.iter().map(|outgoing| outgoing.end).collect();
+        ends.into_iter().all(|end| self.unless_held(end, |view| view.show_swapped(end)).is_some())
     }
 
     /// A pass has come to its end.
@@ -73,11 +106,31 @@ impl View {
         }
         assert!(at + old.len() < self.segments.len(), "the active segment is never replaced");
         self.segments.splice(at..at + old.len(), new.clone());
-        self.aborted.retain(|aborted| !void.contains(aborted));
+        self.keep_shown(old, end, void.clone());
         // Readers see all of it from the files, or some would see what others do not.
         let forgotten = self.forget_hot(|batch| batch.next_offset() <= end);
         self.compaction.swapped = self.compaction.swapped.max(end);
         Ok(forgotten)
+    }
+
+    /// What has replaced others before and is replaced now was never seen.
+    fn keep_shown(&mut self, old: &[Segment], end: Offset, void: Void) {
+        let first = self.outgoing.partition_point(|outgoing| outgoing.end <= old[0].base);
+        let behind = self.outgoing.partition_point(|outgoing| outgoing.first() < end);
+        let mut shown = Outgoing { old: Vec::new(), end, void: vec![void] };
+        shown.old.extend(old.iter().filter(|old| !self.outgoing.iter().any(|o| o.covers(old.base))).cloned());
+        for before in self.outgoing.drain(first..behind) {
+            shown.old.extend(before.old);
+            shown.void.extend(before.void);
+        }
+        shown.old.sort_by_key(|segment| segment.base);
+        self.outgoing.insert(first, shown);
+    }
+
+    fn show_swapped(&mut self, end: Offset) {
+        let count = self.outgoing.partition_point(|outgoing| outgoing.end <= end);
+        let shown: Vec<Outgoing> = self.outgoing.drain(..count).collect();
+        self.aborted.retain(|aborted| !shown.iter().any(|outgoing| outgoing.is_void(aborted)));
     }
 }
 

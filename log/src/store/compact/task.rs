@@ -396,19 +396,36 @@ impl Compactor {
             Ok(Err(error)) => return Err(Halt::Trouble(error)),
             Err(_) => return Err(Halt::Stopped),
         }
+        let held = self.show_swapped();
         let mut trouble = Ok(());
         for replaced in std::mem::take(&mut self.replaced) {
             self.goes_on()?;
+            if held.contains(&replaced.partition) {
+                self.replaced.push(replaced);
+                continue;
+            }
             let removed = self.discard(replaced).await;
             trouble = trouble.and(removed);
         }
         self.stuck = self.replaced.len();
-        if trouble.is_ok() {
+        if trouble.is_ok() && held.is_empty() {
             self.removals = Pause::default();
         } else {
             self.removals.begin(self.env.monotonic(), self.config.interval);
         }
         trouble.map_err(Halt::Trouble)
+    }
+
+    /// Readers see what was swapped. Returns the partitions of which somebody needs some of the old for now.
+    fn show_swapped(&self) -> BTreeSet<TopicPartition> {
+        let swapped: BTreeSet<TopicPartition> = self.replaced.iter().map(|replaced| replaced.partition).collect();
+        let is_held = |id: &TopicPartition| {
+            let partition = self.shared.stable.partition(*id);
+            let held = partition.is_some_and(|partition| !partition.show_swapped());
+            self.shared.cursors.forget(*id);
+            held
+        };
+        swapped.into_iter().filter(is_held).collect()
     }
 
     /// Removes the files of a segment that is not in use; later, where that does not work.

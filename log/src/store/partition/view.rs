@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::Aborted;
 use crate::Error;
 use crate::record::{Batch, LeaderEpoch, Offset};
+use crate::store::compact::swap::Outgoing;
 use crate::store::segment::{Index, Segment};
 
 /// What is durable.
@@ -14,6 +15,8 @@ pub(in crate::store) struct View {
     pub high_watermark: Offset,
     /// By offset. Empty while nothing was written.
     pub segments: Vec<Segment>,
+    /// By offset.
+    pub outgoing: Vec<Outgoing>,
     /// The newest batches, in memory; all that are not in their segment's file yet are among them.
     pub hot: VecDeque<Batch>,
     /// Batches below are in the files.
@@ -95,14 +98,23 @@ impl View {
         if from >= hot_begins {
             return Ok(Plan::Hot(self.hot_from(from, up_to, bytes_max)));
         }
-        let at = self.segments.partition_point(|segment| segment.next <= from);
-        let Some(segment) = self.segments.get(at) else { return Ok(Plan::Hot(Vec::new())) };
+        let Some(segment) = self.first_shown(from, |_| true) else { return Ok(Plan::Hot(Vec::new())) };
         let relative = (from.0 - segment.base.0).max(0) as u32;
         let position = segment.index.as_ref().map(|index| index.position(relative));
         let Segment { base, generation, flushed, next, .. } = *segment;
         // Compaction leaves gaps.
         let whole = generation == 0 && from >= base;
         Ok(Plan::Cold(Cold { segment: base, generation, position, end: flushed, next, whole }))
+    }
+
+    /// The first such segment that readers see, of the one that holds `from` and those behind.
+    fn first_shown(&self, from: Offset, is_wanted: impl Fn(&Segment) -> bool) -> Option<&Segment> {
+        let is_shown = |segment: &&Segment| !self.outgoing.iter().any(|outgoing| outgoing.covers(segment.base));
+        let first = self.segments.partition_point(|segment| segment.next <= from);
+        let new = self.segments[first..].iter().filter(is_shown).find(|segment| is_wanted(segment));
+        let old = self.outgoing.iter().flat_map(|outgoing| &outgoing.old);
+        let old = old.filter(|segment| segment.next > from).find(|segment| is_wanted(segment));
+        new.into_iter().chain(old).min_by_key(|segment| segment.base)
     }
 
     fn hot_from(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Vec<Batch> {
@@ -214,8 +226,7 @@ impl View {
     /// The first segment in which a batch with a timestamp at or above this can lie, at or behind `from`, and from which
     /// offset on (none: the index in the file knows); `None`: nowhere.
     pub fn search(&self, at_ms: i64, from: Offset) -> Option<(&Segment, Option<Offset>)> {
-        let first = self.segments.partition_point(|segment| segment.next <= from);
-        let found = self.segments[first..].iter().find(|segment| segment.max_timestamp_ms >= at_ms)?;
+        let found = self.first_shown(from, |segment| segment.max_timestamp_ms >= at_ms)?;
         let start = |index: &Index| Offset(found.base.0 + i64::from(index.offset_of_time(at_ms)));
         Some((found, found.index.as_ref().map(start)))
     }
@@ -245,6 +256,7 @@ impl View {
     pub fn trim(&mut self, start: Offset) {
         self.start = self.start.max(start).min(self.high_watermark);
         let start = self.start;
+        self.outgoing.retain(|outgoing| outgoing.end > start);
         self.aborted.retain(|aborted| aborted.last >= start);
         let epochs_gone = self.epochs.partition_point(|(_, begins)| *begins <= start).saturating_sub(1);
         self.epochs.drain(..epochs_gone);
