@@ -32,8 +32,8 @@ pub struct Session {
     handed: Lsn,
     /// The server waits for what it sent to be durable: it is about to stop.
     hurried: bool,
-    /// A table was announced in a way that leaves open whether its key still is one.
-    doubtful: bool,
+    /// A transaction that announced a table in a way that leaves open whether its key still is one.
+    doubtful: Option<u32>,
     /// Room for the images of one change.
     rows: [Vec<Value<'static>>; 2],
 }
@@ -61,7 +61,7 @@ impl Session {
             transaction: None,
             handed: position.end,
             hurried: false,
-            doubtful: false,
+            doubtful: None,
             position,
             rows: Default::default(),
         }
@@ -115,8 +115,8 @@ impl Session {
         self.hurried
     }
 
-    /// Whether the keys of the tables are to be looked up before more comes in; told once.
-    pub fn take_doubt(&mut self) -> bool {
+    /// The transaction for which the keys of the tables are to be looked up before more comes in; told once.
+    pub fn take_doubt(&mut self) -> Option<u32> {
         std::mem::take(&mut self.doubtful)
     }
 
@@ -172,8 +172,13 @@ impl Session {
             self.strange.entry(message.oid).or_insert_with(|| Some(format!("{}.{}", message.schema, message.name)));
             return Ok(());
         };
+        let Some(Transaction { xid, .. }) = self.transaction else {
+            return Err(Error::Protocol(format!("table {} is announced outside of a transaction", message.name)));
+        };
         let live = Live::announced(pinned, message)?;
-        self.doubtful |= Live::in_doubt(pinned, message);
+        if Live::in_doubt(pinned, message) {
+            self.doubtful = Some(xid);
+        }
         let identity = message.columns.iter().map(|column| column.identity).collect();
         self.live.insert(message.oid, (live, identity));
         Ok(())

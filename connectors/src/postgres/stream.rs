@@ -73,8 +73,8 @@ pub async fn follow(
             take_frame(frame, &mut session, progress)?;
             let size = frame.size();
             receiver.frames.consume(size);
-            if session.take_doubt() {
-                doubts.settle(silence).await?;
+            if let Some(xid) = session.take_doubt() {
+                doubts.settle(xid, silence).await?;
                 quiet.heard();
             }
         }

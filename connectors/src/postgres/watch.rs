@@ -15,6 +15,8 @@ use super::error::Error;
 use super::rows::table::Pinned;
 use super::server;
 
+const VISIBLE_POLL: Duration = Duration::from_millis(10);
+
 /// Looks now and then, and when [`Doubts`] ask.
 pub struct Watch {
     client: Client,
@@ -22,17 +24,23 @@ pub struct Watch {
     captured: Arc<[Pinned]>,
     /// The publication's entries of the tables, when it was looked for the first time.
     entries: HashMap<u32, u32>,
-    doubts: mpsc::Receiver<oneshot::Sender<()>>,
+    doubts: mpsc::Receiver<Doubt>,
 }
 
 /// Asks a [`Watch`] to look at once. One that finds something ends the stream instead of answering.
-pub struct Doubts(mpsc::Sender<oneshot::Sender<()>>);
+pub struct Doubts(mpsc::Sender<Doubt>);
+
+struct Doubt {
+    /// The transaction that may have changed a table, and has been committed.
+    xid: u32,
+    reply: oneshot::Sender<()>,
+}
 
 impl Doubts {
-    pub async fn settle(&self, patience: Duration) -> Result<(), Error> {
+    pub async fn settle(&self, xid: u32, patience: Duration) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let asking = async {
-            self.0.send(reply).await.map_err(|_| Error::Closed)?;
+            self.0.send(Doubt { xid, reply }).await.map_err(|_| Error::Closed)?;
             answer.await.map_err(|_| Error::Closed)
         };
         tokio::time::timeout(patience, asking).await.map_err(|_| Error::Timeout(patience))?
@@ -62,7 +70,7 @@ impl Watch {
                 () = tokio::time::sleep(self.settings.pace.watch) => None,
             };
             loop {
-                match self.look_again().await {
+                match self.look_again(asked.as_ref().map(|doubt| doubt.xid)).await {
                     Ok(()) => break,
                     Err(lost @ io::Error::Lost { .. }) => return lost,
                     Err(error) => {
@@ -78,11 +86,14 @@ impl Watch {
                 }
             }
             // Whoever asked may have given up.
-            let _ = asked.map(|asked| asked.send(()));
+            let _ = asked.map(|doubt| doubt.reply.send(()));
         }
     }
 
-    async fn look_again(&self) -> Result<(), io::Error> {
+    async fn look_again(&self, seen: Option<u32>) -> Result<(), io::Error> {
+        if let Some(xid) = seen {
+            self.until_visible(xid).await?;
+        }
         let entries = self.look().await?;
         // One that was taken out and put back is another entry.
         let another = |pinned: &&Pinned| entries.get(&pinned.table.oid) != self.entries.get(&pinned.table.oid);
@@ -90,6 +101,17 @@ impl Watch {
             None => Ok(()),
             Some(pinned) => Err(server::unpublished(&self.settings, &pinned.table, "was for a while not in")),
         }
+    }
+
+    /// The stream has a transaction as soon as its commit is on the server's disk. Others see what it did a moment later,
+    /// with synchronous replication when the standbys have it, too; then it lets go of the lock on its number.
+    async fn until_visible(&self, xid: u32) -> Result<(), Error> {
+        let open =
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid)";
+        while self.client.query_one(open, &[&xid.to_string()]).await?.get(0) {
+            tokio::time::sleep(VISIBLE_POLL).await;
+        }
+        Ok(())
     }
 
     async fn look(&self) -> Result<HashMap<u32, u32>, io::Error> {

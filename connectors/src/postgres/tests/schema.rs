@@ -137,6 +137,51 @@ async fn a_key_that_goes_is_noticed_before_the_next_change_and_without_one() {
     }
 }
 
+/// A server whose standbys do not answer sends what it has committed, but shows it to nobody yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_goes_is_noticed_by_a_stream_that_is_ahead_of_what_others_see() {
+    let server = Server::start();
+    let admin = server.client("postgres").await;
+    for setting in ["synchronous_commit = local", "synchronous_standby_names = nobody"] {
+        admin.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
+    }
+    server.stop("fast");
+    server.boot();
+    let client = server.database("ahead").await;
+    let mut capture = anew(&server, &client, "ahead").await;
+    capture.source.settings.pace.watch = Duration::from_secs(3600);
+    let deadline = Deadline::new();
+    while capture.source.start(capture.position.clone()).await.is_err() || capture.settle(&client).await.is_err() {
+        deadline.check("the stream to go on");
+    }
+    let writer = server.client("ahead").await;
+    let writing = tokio::spawn(async move {
+        let gone = "ALTER TABLE t REPLICA IDENTITY FULL, DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (1, 3, 'c')";
+        writer.batch_execute(&format!("BEGIN; SET LOCAL synchronous_commit = on; {gone}; COMMIT")).await.unwrap();
+    });
+
+    // The source looks again and again while the writer waits; then the writer no longer has to.
+    let looks = "SELECT l.query_start::text FROM pg_stat_activity l, pg_stat_activity w
+                 WHERE l.application_name = 'riverrun ahead (sql)' AND w.wait_event = 'SyncRep'
+                 AND l.query_start > w.query_start";
+    let deadline = Deadline::new();
+    let mut seen = BTreeSet::new();
+    while seen.len() < 10 {
+        deadline.check("the source to look");
+        tokio::select! {
+            stepped = capture.step() => stepped.unwrap(),
+            row = client.query_opt(looks, &[]) => seen.extend(row.unwrap().map(|row| row.get::<_, String>(0))),
+        }
+        assert_eq!(capture.lines(1), [""; 0]);
+    }
+    client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let error = ends(&mut capture).await;
+    assert_says(&error, &["lost:", "key (id) of table public.t was dropped or changed"]);
+    assert_eq!(capture.lines(1), [""; 0]);
+    writing.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_stays_one_goes_on() {
     let (server, client) = setup("keyed", "").await;
