@@ -18,6 +18,8 @@ pub(crate) enum Mutant {
     DamageTakenForTheEnd,
     /// The checksum of a group is not looked at.
     GroupChecksumIgnored,
+    /// A checkpoint of several blocks counts before its last one is there.
+    CheckpointCountsUnfinished,
     /// A checkpoint does not know what idempotent producers have sent.
     CheckpointForgetsProducers,
     /// A checkpoint does not know of open transactions.

@@ -44,6 +44,7 @@ fn every_mutant_is_found() {
         Mutant::NewLogFileUnnamed,
         Mutant::UsedLogFileUnnamed,
         Mutant::CheckpointUnnamed,
+        Mutant::CheckpointCountsUnfinished,
         Mutant::SegmentsUnnamed,
         Mutant::DamageTakenForTheEnd,
         Mutant::GroupChecksumIgnored,
