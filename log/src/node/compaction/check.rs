@@ -1,13 +1,14 @@
 //! What readers of a compacted partition must find, however they read it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use super::world::World;
 use crate::cluster::backend::{Backend, Fetched, TimestampQuery};
 use crate::node::Node;
-use crate::{Batch, Cluster, Isolation, Offset, RecordView, TopicPartition};
+use crate::{Batch, Cluster, Env, Error, Isolation, Offset, RecordView, TopicPartition};
 
 /// The newest value of each key that is not deleted, at its offset.
 type Newest = BTreeMap<Bytes, (i64, Bytes)>;
@@ -27,6 +28,48 @@ pub(super) async fn batches(node: &Node, at: TopicPartition) -> Vec<Batch> {
 
 fn records(batch: &Batch) -> Vec<RecordView> {
     batch.records().unwrap().map(|record| record.unwrap()).collect()
+}
+
+/// Offsets that a reader has passed without finding a record there: none ever comes back.
+#[derive(Debug, Default)]
+pub(super) struct Gone(BTreeMap<TopicPartition, BTreeSet<i64>>);
+
+impl Gone {
+    /// Reads what there is.
+    pub async fn look(&mut self, node: &Node, partitions: &[TopicPartition]) -> Result<(), Error> {
+        for &at in partitions {
+            let gone = self.0.entry(at).or_default();
+            let mut from = node.bounds(at)?.start;
+            gone.extend(0..from.0);
+            loop {
+                let batches = node.fetch_raw(at, from, 700, Isolation::Uncommitted).await?.batches;
+                let Some(next) = batches.last().map(Batch::next_offset) else { break };
+                let there: BTreeSet<i64> = batches.iter().flat_map(records).map(|record| record.offset.0).collect();
+                let back: Vec<&i64> = there.range(from.0..).filter(|offset| gone.contains(offset)).collect();
+                assert!(back.is_empty(), "{at:?} has records that had gone: {back:?}");
+                gone.extend((from.0..next.0).filter(|offset| !there.contains(offset)));
+                from = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads again and again, in the midst of whatever happens, until it is told to stop or the node does.
+    pub async fn keep_looking(
+        mut self,
+        env: Env,
+        node: &Node,
+        partitions: &[TopicPartition],
+        stop: &AtomicBool,
+    ) -> Gone {
+        while !stop.load(Ordering::Relaxed) && self.look(node, partitions).await.is_ok() {
+            match env.random_u64() % 8 {
+                0 => env.sleep(std::time::Duration::from_micros(100)).await,
+                _ => env.step().await,
+            }
+        }
+        self
+    }
 }
 
 fn fold(records: impl Iterator<Item = (i64, Option<Bytes>, Option<Bytes>)>) -> Newest {

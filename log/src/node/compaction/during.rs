@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::check::batches;
 use super::examples::{fill, offsets, open, topic};
 use super::world::config;
+use crate::cluster::backend::{Backend, TimestampQuery};
 use crate::env::{Open, SimDisk, Task};
 use crate::node::crash::calls::{Call, Calls};
 use crate::node::{Node, NodeConfig};
-use crate::{Cluster, Env, Error, Offset, TopicPartition};
+use crate::{Cluster, Env, Error, Isolation, Offset, TopicPartition};
 
 /// So slow that a pass over a few segments takes some seconds.
 fn slow() -> NodeConfig {
@@ -275,6 +276,52 @@ fn a_removal_that_fails_again_and_again_is_tried_now_and_then() {
         assert!(logs.len() <= 2, "{logs:?}");
         node.shutdown().await;
     });
+}
+
+/// A crash before a checkpoint names what a pass has written brings the old segments back: until then readers see these.
+#[test]
+fn what_a_pass_has_written_is_seen_when_a_checkpoint_names_it() {
+    for crashes in [true, false] {
+        let disk = SimDisk::new(1);
+        let calls = Calls::of(&disk);
+        let env = Env::simulated(1).with_disk(Arc::new(calls.clone()));
+        let all: Vec<i64> = (0..60).collect();
+        let first_of = async |node: &Node, at: TopicPartition| {
+            let query = TimestampQuery::AtOrAfter(0);
+            node.find_timestamp(at, query, Isolation::Uncommitted).await.unwrap().map(|found| found.offset.0)
+        };
+        let at = env.run(async {
+            let (node, at) = start(&env, config(), 60).await;
+            node.checkpoint().await.unwrap();
+            let before = files_of(&disk, at).len();
+            calls.plan(|call, path| {
+                let named = call == Call::Write && path.to_string_lossy().contains("/checkpoint-");
+                named.then(|| io::ErrorKind::StorageFull.into())
+            });
+            assert!(matches!(node.compact().await, Err(Error::Busy(_))));
+            assert!(files_of(&disk, at).len() > before, "a pass has written something");
+            assert_eq!(offsets(&node, at).await, all);
+            assert_eq!(first_of(&node, at).await, Some(0));
+            if !crashes {
+                calls.plan(|_, _| None);
+                node.compact().await.unwrap();
+                let there = offsets(&node, at).await;
+                assert!(there[0] > 40, "{there:?}");
+                assert_eq!(first_of(&node, at).await, Some(there[0]));
+                node.shutdown().await;
+            }
+            at
+        });
+        env.drop_tasks();
+        disk.crash();
+        calls.plan(|_, _| None);
+        env.run(async {
+            let node = open(&env, config()).await;
+            let there = offsets(&node, at).await;
+            assert!(if crashes { there == all } else { there[0] > 40 }, "{there:?}");
+            node.shutdown().await;
+        });
+    }
 }
 
 /// What is damaged is left alone, and said.

@@ -11,10 +11,12 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use self::check::check;
+use self::check::{Gone, check};
 use self::world::World;
 use super::offline::{Directory, Found, PartitionSummary};
 use crate::env::{Damage, SyncFailure};
@@ -105,13 +107,15 @@ fn trimmed<'a>(
 }
 
 /// A history that a power cut ends in the midst of a pass, at any operation of the disk; then the next one begins. What
-/// was left half done is finished or gone.
+/// was left half done is finished or gone, and what a reader has seen to be gone stays so.
 fn run_with_cuts(seed: u64) -> usize {
     let mut world = World::new(seed);
     let env = world.env.clone();
     let mut cut = 0;
+    let mut gone = Gone::default();
     for _ in 0..6 {
-        let survived = env.run(async {
+        let seen = std::mem::take(&mut gone);
+        let (survived, seen) = env.run(async {
             world.open().await;
             check(&world).await;
             for _ in 0..world.random(60) + 20 {
@@ -126,6 +130,11 @@ fn run_with_cuts(seed: u64) -> usize {
                 _ => Damage::PowerCut { operation },
             };
             world.disk.plan(damage);
+            let stop = Arc::new(AtomicBool::new(false));
+            let partitions: Vec<_> = world.models.keys().copied().collect();
+            let (looking, node, told) = (env.clone(), world.node(), Arc::clone(&stop));
+            let reader =
+                env.spawn("reader", async move { seen.keep_looking(looking, &node, &partitions, &told).await });
             let compacted = world.node().compact().await;
             // What others were about to do meets it now, or nobody does.
             env.sleep(std::time::Duration::from_millis(1)).await;
@@ -133,8 +142,10 @@ fn run_with_cuts(seed: u64) -> usize {
             if survived {
                 check(&world).await;
             }
-            survived
+            stop.store(true, Ordering::Relaxed);
+            (survived, reader.await.expect("the reader goes on to its end"))
         });
+        gone = seen;
         cut += usize::from(!survived);
         world.node = None;
         env.drop_tasks();
@@ -146,6 +157,8 @@ fn run_with_cuts(seed: u64) -> usize {
     }
     env.run(async {
         world.open().await;
+        let partitions: Vec<_> = world.models.keys().copied().collect();
+        gone.look(&world.node(), &partitions).await.unwrap();
         world.node().compact().await.unwrap();
         check(&world).await;
         world.close().await;

@@ -15,7 +15,7 @@ pub(in crate::store) struct View {
     pub high_watermark: Offset,
     /// By offset. Empty while nothing was written.
     pub segments: Vec<Segment>,
-    /// By offset.
+    /// Segments that readers still see in the place of those among `segments` that took theirs. By offset.
     pub outgoing: Vec<Outgoing>,
     /// The newest batches, in memory; all that are not in their segment's file yet are among them.
     pub hot: VecDeque<Batch>,
