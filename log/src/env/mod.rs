@@ -16,8 +16,8 @@ mod writeback;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -224,6 +224,25 @@ impl Env {
             };
             let last = work(last);
             begun.into_iter().map(finish).fold(Ok(()), Result::and).and(last)
+        })
+    }
+
+    /// Does something on a thread of its own while the caller does something else, and returns when both are done.
+    /// Simulated, or where the system has no thread: behind it.
+    pub fn beside<A: Send, B>(&self, other: impl FnOnce() -> A + Send, own: impl FnOnce() -> B) -> (A, B) {
+        if self.is_simulated() {
+            let own = own();
+            return (other(), own);
+        }
+        let other = Mutex::new(Some(other));
+        let take = || other.lock().unwrap_or_else(PoisonError::into_inner).take();
+        std::thread::scope(|scope| {
+            let run = || take().map(|other| other());
+            let begun = std::thread::Builder::new().spawn_scoped(scope, run);
+            let own = own();
+            let done = begun.ok().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let done = done.flatten().or_else(run).expect("one of the two has taken it");
+            (done, own)
         })
     }
 

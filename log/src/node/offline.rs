@@ -42,7 +42,7 @@ impl Directory {
     /// Errors: [`Error::Busy`] when a node has it open, [`Error::Corrupt`] when it could not recover.
     pub fn open(env: &Env, data_dir: &Path) -> Result<Directory, Error> {
         let lock = lock_directory(env, data_dir)?;
-        let stored = Stored::open(&*env.disk(), data_dir)?;
+        let stored = Stored::open(env, data_dir)?;
         let names = topic_names(env, &stored)?;
         Ok(Directory { env: env.clone(), stored, names, _lock: lock })
     }

@@ -171,7 +171,7 @@ fn chain_group(bytes: &mut [u8], part: Part, next: Option<&Part>, entries: u32, 
 /// From outside, and as a start does.
 fn look_at_directory(env: &Env, disk: &SimDisk) {
     let data = Path::new("/data");
-    let stored = Stored::open(disk, data);
+    let stored = Stored::open(env, data);
     if let Ok(stored) = &stored {
         for id in stored.partitions() {
             let seen = &mut |_| ();

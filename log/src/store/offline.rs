@@ -15,7 +15,7 @@ use super::wal::files::Files;
 use super::wal::format::Kind;
 use super::wal::scan::{Entry, Scan, Visit};
 use crate::Error;
-use crate::env::{Disk, File, Open, read_full};
+use crate::env::{Disk, Env, File, Open, read_full};
 use crate::record::{BATCH_HEADER, Batch, Offset, TopicPartition};
 
 /// What the write-ahead log looks like.
@@ -45,7 +45,8 @@ pub(crate) struct Seen {
 
 impl Stored {
     /// Reads checkpoint and log below `data_dir`. An error when recovery could not read them either.
-    pub fn open(disk: &dyn Disk, data_dir: &Path) -> Result<Stored, Error> {
+    pub fn open(env: &Env, data_dir: &Path) -> Result<Stored, Error> {
+        let disk = &*env.disk();
         let dir = data_dir.join("wal");
         let (table, first_file) = Table::load(disk, &dir)?;
         let files = Files::new(&dir, 0, usize::MAX);
@@ -53,7 +54,7 @@ impl Stored {
         let applied =
             Applied { files: &files, now_ms: i64::MAX, partitions: stood(&table, disk)?, broken: BTreeMap::new() };
         let mut overlay = Overlay { applied, batches: BTreeMap::new() };
-        let mut scan = Scan::new(disk, &files, Open::Read);
+        let mut scan = Scan::new(env, &files, Open::Read);
         scan.run(first_file, &mut overlay)?;
         let wal = WalSummary { first_file: first_file.max(1), groups: scan.groups, bytes: scan.bytes };
         let Overlay { applied, batches } = overlay;

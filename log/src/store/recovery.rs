@@ -21,7 +21,7 @@ use super::layout::Suffix;
 use super::partition::View;
 use super::producers::Producers;
 use super::wal::files::Files;
-use super::wal::format::{FILE_HEADER, Kind};
+use super::wal::format::Kind;
 use super::wal::scan::{Entry, Scan, Visit};
 use super::wal::writer::End;
 use crate::Error;
@@ -94,14 +94,14 @@ pub(super) fn recover(
         deleted: BTreeSet::new(),
         short: Short::default(),
     };
-    let mut scan = Scan::new(&*disk, files, Open::Write);
+    let mut scan = Scan::new(env, files, Open::Write);
     scan.run(first_file, &mut replay).map_err(|error| table.doubt(error))?;
     replay.keep_damaged()?;
     // Their entries go with the log: the next checkpoint must not name them any more.
     table.forget(replay.deleted.iter().filter(|id| !replay.applied.partitions.contains_key(id)));
     let short = std::mem::take(&mut replay.short);
     let mut partitions = replay.finish()?;
-    short.keep(&*disk, files, first_file, &mut partitions, unflushed_bytes_max)?;
+    short.keep(env, files, first_file, &mut partitions, unflushed_bytes_max)?;
     if !Mutant::LastGroupNotWrittenAgain.is_on() {
         make_last_group_durable(&*disk, dir, &scan)?;
     }
@@ -143,10 +143,9 @@ fn keep_room(end: &mut End, files: &Files) -> io::Result<()> {
 /// The last group may be in the system's memory only, and marked as clean there by a sync that failed: only writing it
 /// again makes a sync mean something. Those before it were synced before it was written.
 fn make_last_group_durable(disk: &dyn Disk, dir: &Path, scan: &Scan<'_>) -> io::Result<()> {
-    let (Some((file, bytes)), Some(open)) = (&scan.last_file, &scan.end.file) else { return Ok(()) };
-    let from = if scan.last_group == FILE_HEADER { 0 } else { scan.last_group };
-    file.write_at(from as u64, &[IoSlice::new(&bytes[from..open.end as usize])])?;
-    file.sync_data()?;
+    let (Some(open), (from, bytes)) = (&scan.end.file, &scan.last_group) else { return Ok(()) };
+    open.file.write_at(*from as u64, &[IoSlice::new(bytes)])?;
+    open.file.sync_data()?;
     disk.sync_dir(dir)
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Replayed;
 use crate::Error;
-use crate::env::{Disk, Open};
+use crate::env::{Env, Open};
 use crate::record::{Batch, Offset, TopicPartition};
 use crate::store::wal::files::Files;
 use crate::store::wal::format::Kind;
@@ -39,7 +39,7 @@ impl Short {
     /// that is more than memory is to hold, or not all of it stands in the log.
     pub fn keep(
         self,
-        disk: &dyn Disk,
+        env: &Env,
         files: &Files,
         first_file: u32,
         partitions: &mut BTreeMap<TopicPartition, Replayed>,
@@ -49,7 +49,7 @@ impl Short {
             return Ok(());
         }
         let mut collect = Collect { from: &self.from, partitions, found: BTreeMap::new(), bytes: 0, bytes_max };
-        Scan::new(disk, files, Open::Read).run(first_file, &mut collect)?;
+        Scan::new(env, files, Open::Read).run(first_file, &mut collect)?;
         let Collect { mut found, bytes, .. } = collect;
         let no_room = || no_room(files, bytes, bytes_max);
         if bytes > bytes_max {

@@ -144,8 +144,8 @@ impl GroupHeader {
         if Mutant::DamageTakenForTheEnd.is_on() {
             return None;
         }
-        let starts = bytes.windows(GROUP_MAGIC.len()).enumerate().filter(|(_, window)| **window == GROUP_MAGIC);
-        let mut headers = starts.filter_map(|(at, _)| Some((at, GroupHeader::decode(&bytes[at..])?)));
+        let starts = memchr::memmem::find_iter(bytes, &GROUP_MAGIC);
+        let mut headers = starts.filter_map(|at| Some((at, GroupHeader::decode(&bytes[at..])?)));
         let own = |header: &GroupHeader| generation.is_none_or(|generation| header.generation == generation);
         headers.find(|(_, header)| own(header) && header.sequence >= sequence).map(|(at, _)| at)
     }

@@ -3,7 +3,8 @@
 //! A group is written only after the one before it was synced. So what is not whole at the very end was never
 //! acknowledged and is left behind; what is not whole anywhere else is damage. Where the headers of the entries in a
 //! damaged group are intact, it is known whose entries it holds, and only those whose payload is damaged are lost; else it
-//! is an error that names the place. Nothing is written here.
+//! is an error that names the place. Nothing is written here. While one file is gone through the next is read: two are in
+//! memory at once.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::format::{ENTRY_HEADER, EntryHeader, FILE_HEADER, FILE_NUMBER_MAX, Fil
 use super::writer::{End, OpenFile};
 use crate::Error;
 use crate::env::mutant::Mutant;
-use crate::env::{Disk, File, Open, read_full};
+use crate::env::{Disk, Env, File, Open, read_full};
 
 /// Damaged groups of one file that are gone through for what is left of them: each may cost a look at all the rest.
 const SALVAGED_MAX: usize = 1_000;
@@ -40,17 +41,41 @@ pub(in crate::store) trait Visit {
 
 /// See the module.
 pub(in crate::store) struct Scan<'a> {
-    disk: &'a dyn Disk,
+    env: &'a Env,
     files: &'a Files,
     how: Open,
     /// The first file tells its own `next_sequence`.
     pub end: End,
-    /// Where the last whole group begins in its file.
-    pub last_group: usize,
-    /// The newest file that was begun, and its bytes.
-    pub last_file: Option<(Arc<dyn File>, Bytes)>,
+    /// The last whole group, and in front of the first of a file its header: where it begins in its file, and its bytes.
+    pub last_group: (usize, Bytes),
     pub bytes: u64,
     pub groups: u64,
+}
+
+/// A file that was read.
+struct Loaded {
+    number: u32,
+    file: Arc<dyn File>,
+    bytes: Bytes,
+}
+
+impl Loaded {
+    /// `room`: of one that was read before, for memory that is new costs as much as reading.
+    fn read(disk: &dyn Disk, files: &Files, number: u32, how: Open, mut room: BytesMut) -> Result<Loaded, Error> {
+        let path = files.path(number);
+        let file = disk.open(&path, how)?;
+        let len = usize::try_from(file.len()?).map_err(|_| corrupt(files, number, 0, "the file is too large"))?;
+        if room.capacity() < len {
+            room = BytesMut::zeroed(len);
+        }
+        room.resize(len, 0);
+        read_full(&*file, 0, &mut room)?;
+        Ok(Loaded { number, file, bytes: room.freeze() })
+    }
+}
+
+fn corrupt(files: &Files, number: u32, at: usize, detail: impl Into<String>) -> Error {
+    Error::Corrupt { place: format!("{} at byte {at}", files.path(number).display()), detail: detail.into() }
 }
 
 /// What a file of the log looks like.
@@ -62,13 +87,13 @@ enum Begun {
 
 impl<'a> Scan<'a> {
     /// `how` the files are opened: for reading only, or the last to be written on.
-    pub fn new(disk: &'a dyn Disk, files: &'a Files, how: Open) -> Scan<'a> {
+    pub fn new(env: &'a Env, files: &'a Files, how: Open) -> Scan<'a> {
         let end = End { file: None, next_number: 1, next_sequence: 1, previous_end: 0 };
-        Scan { disk, files, how, end, last_group: 0, last_file: None, bytes: 0, groups: 0 }
+        Scan { env, files, how, end, last_group: (0, Bytes::new()), bytes: 0, groups: 0 }
     }
 
-    pub fn corrupt(&self, number: u32, at: usize, detail: impl Into<String>) -> Error {
-        Error::Corrupt { place: format!("{} at byte {at}", self.files.path(number).display()), detail: detail.into() }
+    fn corrupt(&self, number: u32, at: usize, detail: impl Into<String>) -> Error {
+        corrupt(self.files, number, at, detail)
     }
 
     fn missing(&self, number: u32) -> Error {
@@ -78,21 +103,31 @@ impl<'a> Scan<'a> {
     /// Reads from `first_file` on, or everything when that is 0.
     pub fn run(&mut self, first_file: u32, visit: &mut dyn Visit) -> Result<(), Error> {
         self.end.next_number = first_file.max(1);
-        let paths = self.disk.list(self.files.dir())?;
+        let (env, files, how, disk) = (self.env, self.files, self.how, self.env.disk());
+        let paths = disk.list(files.dir())?;
         let mut numbers: Vec<u32> = paths.iter().filter_map(|path| Files::number(path)).collect();
         numbers.sort_unstable();
         if let Some(last) = numbers.last().filter(|last| **last > FILE_NUMBER_MAX) {
             return Err(self.corrupt(*last, 0, "no file of the log has so high a number"));
         }
         let first = first_file.max(1);
-        let mut over = false;
-        for number in numbers {
-            if number < first {
-                self.files.found(number, false);
-                continue;
-            }
+        let needed = numbers.partition_point(|number| *number < first);
+        numbers.drain(..needed).for_each(|number| files.found(number, false));
+        let mut numbers = numbers.into_iter();
+        let read = |number, room| Loaded::read(&*disk, files, number, how, room);
+        let mut next = numbers.next().map(|number| read(number, BytesMut::new()));
+        let (mut room, mut over) = (BytesMut::new(), false);
+        while let Some(loaded) = next {
+            let loaded = loaded?;
             let expected = self.end.file.as_ref().map_or(first, |file| file.number + 1);
-            over |= !self.file(number, expected, over, first_file > 0, visit)?;
+            let following = numbers.next();
+            let ahead = || following.map(|number| read(number, room));
+            let own = || self.file(&loaded, expected, over, first_file > 0, visit);
+            let (ahead, is_part) = env.beside(ahead, own);
+            over |= !is_part?;
+            // Where somebody keeps some of it, it is left to them.
+            room = loaded.bytes.try_into_mut().unwrap_or_default();
+            next = ahead;
         }
         if self.end.file.is_none() && first_file > 0 {
             return Err(self.corrupt(first_file, 0, "the file is missing"));
@@ -103,19 +138,15 @@ impl<'a> Scan<'a> {
     /// One file; whether it is part of the log. `over`: the one before it is not.
     fn file(
         &mut self,
-        number: u32,
+        Loaded { number, file, bytes }: &Loaded,
         expected: u32,
         over: bool,
         checkpointed: bool,
         visit: &mut dyn Visit,
     ) -> Result<bool, Error> {
-        let file = self.disk.open(&self.files.path(number), self.how)?;
-        let len = usize::try_from(file.len()?).map_err(|_| self.corrupt(number, 0, "the file is too large"))?;
-        let mut bytes = BytesMut::zeroed(len);
-        read_full(&*file, 0, &mut bytes)?;
-        let bytes = bytes.freeze();
+        let number = *number;
         let is_first = self.end.file.is_none();
-        let header = match self.begun(number, expected, &bytes, is_first)? {
+        let header = match self.begun(number, expected, bytes, is_first)? {
             Begun::No if is_first && checkpointed => {
                 return Err(self.corrupt(number, 0, "the file's header or first group is damaged"));
             }
@@ -132,7 +163,7 @@ impl<'a> Scan<'a> {
             self.end.next_sequence = header.first_sequence;
         }
         self.files.found(number, true);
-        let end = self.groups(number, &header, &bytes, visit)?;
+        let (last, end) = self.groups(number, &header, bytes, visit)?;
         let behind = self.end.next_sequence + 1;
         if let Some(at) = GroupHeader::find_successor(&bytes[end..], Some(header.generation), behind) {
             let detail = format!("a group is damaged, and a whole one stands behind it at byte {}", end + at);
@@ -141,7 +172,8 @@ impl<'a> Scan<'a> {
         visit.end_of_file(number)?;
         self.bytes += end as u64;
         self.end.next_number = number + 1;
-        self.last_file = Some((Arc::clone(&file), bytes));
+        self.last_group = (last, Bytes::copy_from_slice(&bytes[last..end]));
+        let file = Arc::clone(file);
         self.end.file = Some(OpenFile { number, generation: header.generation, file, end: end as u64 });
         Ok(true)
     }
@@ -176,15 +208,15 @@ impl<'a> Scan<'a> {
         Ok(Begun::No)
     }
 
-    /// Visits the whole groups; returns where they end.
+    /// Visits the whole groups; returns where the last one begins, or the file where that is the first, and ends.
     fn groups(
         &mut self,
         number: u32,
         header: &FileHeader,
         bytes: &Bytes,
         visit: &mut dyn Visit,
-    ) -> Result<usize, Error> {
-        let (mut at, mut salvaged) = (FILE_HEADER, 0);
+    ) -> Result<(usize, usize), Error> {
+        let (mut at, mut last, mut salvaged) = (FILE_HEADER, 0, 0);
         loop {
             let Some((group, body)) = whole_group(bytes, at) else {
                 match self.salvage(number, header, bytes, at, visit)? {
@@ -204,13 +236,13 @@ impl<'a> Scan<'a> {
             }
             let start = at + GROUP_HEADER;
             self.entries(number, start, &bytes.slice(start..start + body), group.entries, visit)?;
-            self.last_group = at;
+            last = if at == FILE_HEADER { 0 } else { at };
             at = start + body;
             self.groups += 1;
             self.end.next_sequence += 1;
             self.end.previous_end = at as u64;
         }
-        Ok(at)
+        Ok((last, at))
     }
 
     /// Visits the entries of a damaged group, where a whole one stands behind it; returns where that begins. None where
@@ -306,7 +338,8 @@ mod tests {
         disk.create_dir(dir).unwrap();
         let files = Files::new(dir, 0, 1);
         disk.open(&files.path(7), Open::Create).unwrap().write_at(0, &[IoSlice::new(bytes)]).unwrap();
-        let (mut scan, mut seen) = (Scan::new(&disk, &files, Open::Read), Seen::default());
+        let env = Env::simulated(0).with_disk(Arc::new(disk));
+        let (mut scan, mut seen) = (Scan::new(&env, &files, Open::Read), Seen::default());
         let outcome = scan.run(7, &mut seen);
         look(outcome, &scan, seen);
     }
@@ -350,7 +383,10 @@ mod tests {
                 [(7, 168, one, Bytes::from(batch.clone())), (7, 310, two, empty.clone()), (7, 414, none, empty)];
             assert_eq!(seen.0, expect);
             assert_eq!((scan.end.next_number, scan.end.next_sequence, scan.end.previous_end), (8, 43, 414));
-            assert_eq!((scan.groups, scan.bytes, scan.last_group), (2, 414, 310));
+            assert_eq!(
+                (scan.groups, scan.bytes, &scan.last_group),
+                (2, 414, &(310, Bytes::copy_from_slice(&bytes[310..414])))
+            );
         });
         let generation = 0x1122_3344_5566_7788;
         let header = FileHeader { number: 7, generation, first_sequence: 41 };
