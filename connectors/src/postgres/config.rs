@@ -96,6 +96,8 @@ pub struct Pace {
     pub slot_patience: Duration,
     /// How often it is looked whether the captured tables are still published and have their keys.
     pub watch: Duration,
+    /// How long it is waited until a transaction that may have changed a captured table can be seen.
+    pub visible: Duration,
 }
 
 impl Default for Pace {
@@ -106,6 +108,7 @@ impl Default for Pace {
             idle_bytes: 16 << 20,
             slot_patience: Duration::from_secs(60),
             watch: Duration::from_secs(2),
+            visible: Duration::from_secs(5),
         }
     }
 }

@@ -15,7 +15,15 @@ use super::error::Error;
 use super::rows::table::Pinned;
 use super::server;
 
+/// How often it is asked whether a transaction has come to its end for others.
 const VISIBLE_POLL: Duration = Duration::from_millis(10);
+
+/// Whether a transaction, by its number, still has one of these tables to itself, as whoever changes a key must. It keeps
+/// its locks until others see what it did.
+const CHANGING: &str = "
+    SELECT EXISTS (SELECT FROM pg_locks x JOIN pg_locks t USING (virtualtransaction)
+    WHERE x.locktype = 'transactionid' AND x.transactionid = $1::text::xid AND x.mode = 'ExclusiveLock'
+      AND t.locktype = 'relation' AND t.relation = ANY($2) AND t.mode = 'AccessExclusiveLock')";
 
 /// Looks now and then, and when [`Doubts`] ask.
 pub struct Watch {
@@ -90,8 +98,9 @@ impl Watch {
         }
     }
 
-    async fn look_again(&self, seen: Option<u32>) -> Result<(), io::Error> {
-        if let Some(xid) = seen {
+    /// `xid`: what this transaction did counts.
+    async fn look_again(&self, xid: Option<u32>) -> Result<(), io::Error> {
+        if let Some(xid) = xid {
             self.until_visible(xid).await?;
         }
         let entries = self.look().await?;
@@ -104,11 +113,23 @@ impl Watch {
     }
 
     /// The stream has a transaction as soon as its commit is on the server's disk. Others see what it did a moment later,
-    /// with synchronous replication when the standbys have it, too; then it lets go of the lock on its number.
+    /// with synchronous replication when the standbys have it, too. Not waited for without end: this source may be the
+    /// standby that is waited for, and then the next look, soon, is the first that can see it.
     async fn until_visible(&self, xid: u32) -> Result<(), Error> {
-        let open =
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid)";
-        while self.client.query_one(open, &[&xid.to_string()]).await?.get(0) {
+        let tables: Vec<u32> = self.captured.iter().map(|pinned| pinned.table.oid).collect();
+        let patience = self.settings.pace.visible;
+        let begun = tokio::time::Instant::now();
+        while self.client.query_one(CHANGING, &[&xid.to_string(), &tables]).await?.get(0) {
+            if begun.elapsed() >= patience {
+                let source = &self.settings.source;
+                tracing::warn!(
+                    source,
+                    xid,
+                    "a transaction that may have changed a captured table has waited {patience:?} for synchronous \
+                     standbys: the stream goes on, and the table's key is looked at later"
+                );
+                break;
+            }
             tokio::time::sleep(VISIBLE_POLL).await;
         }
         Ok(())

@@ -184,6 +184,7 @@ fn progress_counts_only_between_transactions() {
 fn what_breaks_the_order_is_an_error() {
     for (messages, part) in [
         (&[2][..], "outside of a transaction"),
+        (&[1], "announced outside of a transaction"),
         (&[0, 2], "not announced"),
         (&[0, 8], "inside of another"),
         (&[7], "ends no transaction"),

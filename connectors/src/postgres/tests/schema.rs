@@ -119,13 +119,7 @@ async fn a_key_that_goes_is_noticed_before_the_next_change_and_without_one() {
         let mut capture = anew(&server, &client, "keyless").await;
         if !watched {
             capture.source.settings.pace.watch = Duration::from_secs(3600);
-            // The former connection may hold the slot a little longer.
-            let deadline = Deadline::new();
-            while capture.source.start(capture.position.clone()).await.is_err()
-                || capture.settle(&client).await.is_err()
-            {
-                deadline.check("the stream to go on");
-            }
+            again(&mut capture, &client).await;
         }
         client.batch_execute(&sql).await.unwrap();
         let error = ends(&mut capture).await;
@@ -137,28 +131,48 @@ async fn a_key_that_goes_is_noticed_before_the_next_change_and_without_one() {
     }
 }
 
-/// A server whose standbys do not answer sends what it has committed, but shows it to nobody yet.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_goes_is_noticed_by_a_stream_that_is_ahead_of_what_others_see() {
+/// A server with synchronous standbys of these names, on which only those who ask for it wait for them, and the table
+/// captured there.
+async fn replicated(standbys: &str, database: &str) -> (Server, Client, Capture) {
     let server = Server::start();
     let admin = server.client("postgres").await;
-    for setting in ["synchronous_commit = local", "synchronous_standby_names = nobody"] {
+    for setting in ["synchronous_commit = local", &format!("synchronous_standby_names = {standbys}")] {
         admin.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
     }
     server.stop("fast");
     server.boot();
-    let client = server.database("ahead").await;
-    let mut capture = anew(&server, &client, "ahead").await;
+    let client = server.database(database).await;
+    let mut capture = anew(&server, &client, database).await;
+    client.batch_execute("ALTER TABLE t REPLICA IDENTITY FULL").await.unwrap();
+    // Nothing but a doubt has it look.
     capture.source.settings.pace.watch = Duration::from_secs(3600);
+    capture.source.settings.pace.visible = Duration::from_secs(3600);
+    again(&mut capture, &client).await;
+    (server, client, capture)
+}
+
+/// Starts with the settings that the source has now.
+async fn again(capture: &mut Capture, client: &Client) {
     let deadline = Deadline::new();
-    while capture.source.start(capture.position.clone()).await.is_err() || capture.settle(&client).await.is_err() {
+    // The former connection may hold the slot a little longer.
+    while capture.source.start(capture.position.clone()).await.is_err() || capture.settle(client).await.is_err() {
         deadline.check("the stream to go on");
     }
-    let writer = server.client("ahead").await;
-    let writing = tokio::spawn(async move {
-        let gone = "ALTER TABLE t REPLICA IDENTITY FULL, DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (1, 3, 'c')";
-        writer.batch_execute(&format!("BEGIN; SET LOCAL synchronous_commit = on; {gone}; COMMIT")).await.unwrap();
-    });
+}
+
+/// Waits for the standbys, on a connection of its own.
+async fn write_through(server: &Server, database: &str, sql: &str) -> tokio::task::JoinHandle<()> {
+    let writer = server.client(database).await;
+    let sql = format!("BEGIN; SET LOCAL synchronous_commit = on; {sql}; COMMIT");
+    tokio::spawn(async move { writer.batch_execute(&sql).await.unwrap() })
+}
+
+/// A server whose standbys do not answer sends what it has committed, but shows it to nobody yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_goes_is_noticed_by_a_stream_that_is_ahead_of_what_others_see() {
+    let (server, client, mut capture) = replicated("nobody", "ahead").await;
+    let gone = "ALTER TABLE t DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (1, 3, 'c')";
+    let writing = write_through(&server, "ahead", gone).await;
 
     // The source looks again and again while the writer waits; then the writer no longer has to.
     let looks = "SELECT l.query_start::text FROM pg_stat_activity l, pg_stat_activity w
@@ -169,6 +183,7 @@ async fn a_key_that_goes_is_noticed_by_a_stream_that_is_ahead_of_what_others_see
     while seen.len() < 10 {
         deadline.check("the source to look");
         tokio::select! {
+            biased;
             stepped = capture.step() => stepped.unwrap(),
             row = client.query_opt(looks, &[]) => seen.extend(row.unwrap().map(|row| row.get::<_, String>(0))),
         }
@@ -179,6 +194,37 @@ async fn a_key_that_goes_is_noticed_by_a_stream_that_is_ahead_of_what_others_see
     let error = ends(&mut capture).await;
     assert_says(&error, &["lost:", "key (id) of table public.t was dropped or changed"]);
     assert_eq!(capture.lines(1), [""; 0]);
+    writing.await.unwrap();
+}
+
+/// What it waits for would wait for it: a commit is confirmed when the source has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_a_synchronous_standby_does_not_wait_for_itself() {
+    let (server, client, mut capture) = replicated("'*'", "standby").await;
+    // Of this table's key the stream says nothing; but nobody has changed it.
+    let writing = write_through(&server, "standby", "INSERT INTO t VALUES (2, 2, 'b')").await;
+    let deadline = Deadline::new();
+    while !writing.is_finished() {
+        deadline.check("the commit to be confirmed");
+        capture.step().await.unwrap();
+    }
+    assert_eq!(capture.lines(1), [r#"0 c {"id":2} null {"id":2,"v":"2.00","w":"b"}"#]);
+
+    // This may have changed it. Once nobody waits any more it is seen whether it did.
+    capture.source.settings.pace.visible = Duration::ZERO;
+    capture.source.settings.pace.watch = Duration::from_millis(200);
+    again(&mut capture, &client).await;
+    let writing = write_through(&server, "standby", "TRUNCATE t; INSERT INTO t VALUES (3, 3, 'c')").await;
+    let deadline = Deadline::new();
+    while !writing.is_finished() {
+        deadline.check("the commit to be confirmed");
+        capture.step().await.unwrap();
+    }
+    capture.settle(&client).await.unwrap();
+    assert_eq!(capture.lines(3), [r#"0 c {"id":3} null {"id":3,"v":"3.00","w":"c"}"#]);
+    let writing = write_through(&server, "standby", "ALTER TABLE t DROP CONSTRAINT t_pkey; DELETE FROM t").await;
+    let error = ends(&mut capture).await;
+    assert_says(&error, &["lost:", "key (id) of table public.t was dropped or changed"]);
     writing.await.unwrap();
 }
 
