@@ -215,7 +215,7 @@ impl Env {
         };
         std::thread::scope(|scope| {
             let work = &work;
-            let begin = |thing| std::thread::Builder::new().spawn_scoped(scope, move || work(thing));
+            let begin = |thing| named("at once").spawn_scoped(scope, move || work(thing));
             let begun: Vec<_> = others.iter().map(|thing| begin(thing).map_err(|_| thing)).collect();
             let finish = |begun: Result<std::thread::ScopedJoinHandle<'_, _>, _>| match begun {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
@@ -238,7 +238,7 @@ impl Env {
         let take = || other.lock().unwrap_or_else(PoisonError::into_inner).take();
         std::thread::scope(|scope| {
             let run = || take().map(|other| other());
-            let begun = std::thread::Builder::new().spawn_scoped(scope, run);
+            let begun = named("beside").spawn_scoped(scope, run);
             let own = own();
             let done = begun.ok().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             let done = done.flatten().or_else(run).expect("one of the two has taken it");
@@ -393,6 +393,11 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A thread's builder.
+fn named(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,6 +446,22 @@ mod tests {
         Env::simulated(1).at_once(&[0, 1, 2, 3], note).unwrap();
         assert_eq!(*seen.lock().unwrap(), [0, 1, 2, 3]);
         Env::memory().at_once(&[], note).unwrap();
+    }
+
+    #[test]
+    fn something_is_done_beside_and_both_results_come_back() {
+        let both = std::sync::Barrier::new(2);
+        let meet = |result: i32| {
+            both.wait();
+            result
+        };
+        assert_eq!(Env::memory().beside(|| meet(1), || meet(2)), (1, 2));
+        let seen = std::sync::Mutex::new(Vec::new());
+        let note = |what: &'static str| seen.lock().unwrap().push(what);
+        Env::simulated(1).beside(|| note("other"), || note("own"));
+        assert_eq!(*seen.lock().unwrap(), ["own", "other"]);
+        let panics = || Env::memory().beside(|| panic!("the other one"), || ());
+        assert!(std::panic::catch_unwind(panics).is_err());
     }
 
     #[test]

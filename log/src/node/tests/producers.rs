@@ -126,15 +126,20 @@ fn those_that_have_expired_are_forgotten_by_themselves() {
     env.run(async {
         let node = start(&env).await;
         let at = kept(&node).await;
-        // Bytes of the last block of the checkpoint's file.
+        // Bytes of the last statement in the checkpoint's file: the bodies of its blocks, of which the last one is not of
+        // kind 3.
         let checkpoint = async || {
             node.checkpoint().await.unwrap();
             let is_checkpoint = |path: &Path| path.to_string_lossy().contains("/checkpoint-");
             let (_, bytes) = disk.image().into_iter().rfind(|(path, _)| is_checkpoint(path)).unwrap();
-            let (mut at, mut last) = (0, 0);
+            let (mut at, mut last, mut statement) = (0, 0, 0);
             while let Some(header) = bytes.get(at..at + 48).filter(|header| header.starts_with(b"RRC1")) {
-                last = u32::from_le_bytes(header[4..8].try_into().unwrap()) as usize;
-                at += 48 + last;
+                let body = u32::from_le_bytes(header[4..8].try_into().unwrap()) as usize;
+                statement += body;
+                if header[24] != 3 {
+                    last = std::mem::take(&mut statement);
+                }
+                at += 48 + body;
             }
             last
         };

@@ -188,13 +188,14 @@ impl Table {
             counted = at;
         }
         // Its header is enough: it was begun, so the one before was synced.
-        let behind = (at..bytes.len()).skip(1).find(|at| {
-            bytes[*at..].starts_with(&MAGIC) && header_at(&bytes, *at).is_some_and(|block| block.sequence > sequence)
-        });
+        let mut headers =
+            memchr::memmem::find_iter(&bytes[at..], &MAGIC).map(|from| at + from).filter(|start| *start > at);
+        let behind = headers.find(|start| header_at(&bytes, *start).is_some_and(|block| block.sequence > sequence));
         if let Some(behind) = behind {
             return Err(corrupt(at, &format!("a block is damaged, and another stands behind it at byte {behind}")));
         }
         if counted < bytes.len() || counted == 0 {
+            let at = if at < bytes.len() { at } else { counted };
             self.doubtful = Some(format!("{} at byte {at}", path.display()));
         }
         self.sequence = self.sequence.max(sequence);
@@ -417,6 +418,8 @@ fn entry_at(body: &[u8], at: usize) -> Option<(u8, TopicPartition, Range<usize>)
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::env::SimDisk;
     use crate::fixtures::{CHECKPOINT, section};
@@ -515,6 +518,43 @@ mod tests {
             let (again, first_file) = Table::load(&cut, &dir).unwrap();
             assert_eq!((again.records(), first_file), (&after, 9));
         }
+    }
+
+    /// Whatever is written before the disk is full, what stood before counts until all of it is written anew.
+    #[test]
+    fn a_statement_that_finds_no_room_counts_for_nothing() {
+        const PAGE: u64 = 4096;
+        let mut cut = BTreeSet::new();
+        for (room, anew) in (0..12).flat_map(|room| [(room, false), (room, true)]) {
+            let (disk, dir) = disk(NAME, &[]);
+            let (mut table, _) = Table::load(&disk, &dir).unwrap();
+            (table.body_max, table.changes_min) = (5000, u64::MAX);
+            let all = |what| (1000..1008).map(|partition| standing(partition * 4, what)).collect();
+            table.write(&disk, Captured { records: all(1), removed: Vec::new() }, 1).unwrap();
+            let before = table.records().clone();
+            table.incomplete = anew;
+            let (path, next) = (dir.join(NAME), dir.join(name(2)));
+            let used = disk.bytes(&path).unwrap().len() as u64;
+            disk.set_capacity(Some((used.div_ceil(PAGE) + room) * PAGE));
+            let changed = Captured { records: all(2), removed: vec![id(1, 4000)] };
+            let written = table.write(&disk, changed, 2);
+            let after = table.records().clone();
+            let (read, first_file) = Table::load(&disk, &dir).unwrap();
+            if written.is_ok() {
+                assert_eq!((read.records(), first_file), (&after, 2));
+                continue;
+            }
+            assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            assert_eq!((read.records(), first_file), (&before, 1), "{room} {anew}");
+            assert_eq!(disk.bytes(&next), None);
+            cut.insert((anew, disk.bytes(&path).unwrap().len()));
+            disk.set_capacity(None);
+            table.write(&disk, Captured { records: Vec::new(), removed: Vec::new() }, 3).unwrap();
+            let (read, first_file) = Table::load(&disk, &dir).unwrap();
+            assert_eq!((read.records(), first_file), (&after, 3));
+            assert_eq!(disk.bytes(&path), None);
+        }
+        assert!(cut.iter().filter(|(anew, _)| !anew).count() > 3, "cut off behind different blocks: {cut:?}");
     }
 
     #[test]

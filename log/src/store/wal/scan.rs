@@ -46,7 +46,8 @@ pub(in crate::store) struct Scan<'a> {
     how: Open,
     /// The first file tells its own `next_sequence`.
     pub end: End,
-    /// The last whole group, and in front of the first of a file its header: where it begins in its file, and its bytes.
+    /// For whoever writes on: the last whole group, and in front of the first of a file its header. Where it begins in its
+    /// file, and its bytes.
     pub last_group: (usize, Bytes),
     pub bytes: u64,
     pub groups: u64,
@@ -66,6 +67,7 @@ impl Loaded {
         let file = disk.open(&path, how)?;
         let len = usize::try_from(file.len()?).map_err(|_| corrupt(files, number, 0, "the file is too large"))?;
         if room.capacity() < len {
+            drop(room);
             room = BytesMut::zeroed(len);
         }
         room.resize(len, 0);
@@ -172,7 +174,9 @@ impl<'a> Scan<'a> {
         visit.end_of_file(number)?;
         self.bytes += end as u64;
         self.end.next_number = number + 1;
-        self.last_group = (last, Bytes::copy_from_slice(&bytes[last..end]));
+        if self.how == Open::Write {
+            self.last_group = (last, Bytes::copy_from_slice(&bytes[last..end]));
+        }
         let file = Arc::clone(file);
         self.end.file = Some(OpenFile { number, generation: header.generation, file, end: end as u64 });
         Ok(true)
@@ -339,7 +343,7 @@ mod tests {
         let files = Files::new(dir, 0, 1);
         disk.open(&files.path(7), Open::Create).unwrap().write_at(0, &[IoSlice::new(bytes)]).unwrap();
         let env = Env::simulated(0).with_disk(Arc::new(disk));
-        let (mut scan, mut seen) = (Scan::new(&env, &files, Open::Read), Seen::default());
+        let (mut scan, mut seen) = (Scan::new(&env, &files, Open::Write), Seen::default());
         let outcome = scan.run(7, &mut seen);
         look(outcome, &scan, seen);
     }
@@ -396,6 +400,52 @@ mod tests {
             &group(&[(none, &[])], 42, 310, generation),
         ];
         assert_eq!(written.concat(), bytes[..414]);
+    }
+
+    /// Keeps the payloads of every so many files.
+    struct Keep(u32, Seen);
+
+    impl Visit for Keep {
+        fn entry(&mut self, entry: Entry) -> Result<(), Error> {
+            if entry.file.is_multiple_of(self.0) { self.1.entry(entry) } else { Ok(()) }
+        }
+    }
+
+    /// One file is read while another is gone through, into the memory of one before that nobody needs any more.
+    #[test]
+    fn files_of_any_size_are_read_ahead_and_what_is_kept_of_them_stays() {
+        let (disk, dir) = (SimDisk::new(0), Path::new("/wal"));
+        disk.create_dir(dir).unwrap();
+        let files = Files::new(dir, 0, 1);
+        let sizes = [100, 5000, 70, 3000, 0, 9000, 9000, 200, 1];
+        let (mut previous_end, mut written) = (0, Vec::new());
+        for (number, size) in (1..).zip(sizes) {
+            let payload = vec![number as u8; size];
+            let entry = EntryHeader {
+                kind: Kind::Batch,
+                len: size as u32,
+                partition: id(1, 0),
+                epoch: LeaderEpoch(0),
+                base_offset: Offset(0),
+                segment: Offset(0),
+                position: 0,
+            };
+            let (sequence, generation) = (u64::from(number), 100 + u64::from(number));
+            let header = FileHeader { number, generation, first_sequence: sequence };
+            let group = group(&[(entry, &payload)], sequence, previous_end, generation);
+            let bytes = [&header.encode()[..], &group].concat();
+            previous_end = bytes.len() as u64;
+            disk.open(&files.path(number), Open::Create).unwrap().write_at(0, &[IoSlice::new(&bytes)]).unwrap();
+            written.push((number, FILE_HEADER + GROUP_HEADER + ENTRY_HEADER, entry, Bytes::from(payload)));
+        }
+        for (env, every) in [Env::memory(), Env::simulated(1)].into_iter().flat_map(|env| [(env.clone(), 1), (env, 3)])
+        {
+            let env = env.with_disk(Arc::new(disk.clone()));
+            let mut keep = Keep(every, Seen::default());
+            Scan::new(&env, &files, Open::Read).run(1, &mut keep).unwrap();
+            let kept = written.iter().filter(|(number, ..)| number.is_multiple_of(every)).cloned();
+            assert_eq!(keep.1.0, kept.collect::<Vec<_>>());
+        }
     }
 
     /// Each damaged group costs a look at all behind it: there is an end to that.
