@@ -60,7 +60,8 @@ const SETTINGS: &str = "
                WHERE m.rolname = 'rds_replication' AND pg_has_role(current_user, m.oid, 'MEMBER')),
            current_setting('max_replication_slots')::int8, (SELECT count(*) FROM pg_replication_slots),
            current_setting('max_wal_senders')::int8, (SELECT count(*) FROM pg_stat_replication),
-           has_database_privilege(current_database(), 'CREATE'), current_setting('server_encoding')
+           has_database_privilege(current_database(), 'CREATE'), current_setting('server_encoding'),
+           current_setting('synchronous_standby_names')
     FROM pg_roles r WHERE r.rolname = current_user";
 
 async fn settings_of_server(client: &Client, findings: &mut Vec<Finding>) -> Result<(), Error> {
@@ -104,6 +105,14 @@ async fn settings_of_server(client: &Client, findings: &mut Vec<Finding>) -> Res
         findings.push(warning(
             "the database's encoding is SQL_ASCII: text that is not UTF-8 stops the source",
             "use a database with the encoding UTF8",
+        ));
+    }
+    // To the server a logical stream is a standby like others.
+    let standbys: String = row.get(11);
+    if standbys.contains('*') {
+        findings.push(warning(
+            format!("synchronous_standby_names is {standbys}: commits may wait for this source, also while it does not run"),
+            "name those that commits are to wait for: ALTER SYSTEM SET synchronous_standby_names = …; then SELECT pg_reload_conf()",
         ));
     }
     Ok(())

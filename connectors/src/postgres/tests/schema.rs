@@ -1,5 +1,8 @@
 //! Tables that change their form, while we look and while we do not.
 
+use engine::io::Connector;
+
+use super::super::Postgres;
 use super::*;
 
 async fn captured(database: &str) -> (Arc<Server>, Client, Capture) {
@@ -201,6 +204,9 @@ async fn a_key_that_goes_is_noticed_by_a_stream_that_is_ahead_of_what_others_see
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_is_a_synchronous_standby_does_not_wait_for_itself() {
     let (server, client, mut capture) = replicated("'*'", "standby").await;
+    let found = Postgres.check("standby", &capture.options).await.unwrap();
+    let warned = found.iter().find(|finding| finding.what.contains("synchronous_standby_names")).unwrap();
+    assert!(warned.warning && warned.what.contains("is *: commits may wait for this source"), "{warned:?}");
     // Of this table's key the stream says nothing; but nobody has changed it.
     let writing = write_through(&server, "standby", "INSERT INTO t VALUES (2, 2, 'b')").await;
     let deadline = Deadline::new();
