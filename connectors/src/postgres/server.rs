@@ -41,7 +41,8 @@ const SLOT: &str = "
 /// How long removing what is ours may take, waiting for its user to go included.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Connects for SQL; the connection is driven by its own task and closed when the client is dropped.
+/// Connects for SQL; the connection is driven by its own task and closed when the client is dropped. What is committed on it
+/// waits for no standby: that may be this source, which has not begun.
 pub async fn connect(settings: &Settings) -> Result<Client, Error> {
     // The driver's own limit ends with the TCP connection: a server that takes it may still not answer.
     let timeout = settings.server.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
@@ -56,6 +57,8 @@ pub async fn connect(settings: &Settings) -> Result<Client, Error> {
             tracing::debug!(%error, "connection to PostgreSQL ended");
         }
     });
+    let setting = client.batch_execute("SET synchronous_commit = local");
+    tokio::time::timeout(timeout, setting).await.map_err(|_| Error::Timeout(timeout))??;
     Ok(client)
 }
 

@@ -134,17 +134,15 @@ async fn a_key_that_goes_is_noticed_before_the_next_change_and_without_one() {
     }
 }
 
-/// A server with synchronous standbys of these names, on which only those who ask for it wait for them, and the table
-/// captured there.
+/// A server with synchronous standbys of these names, a client that does not wait for them, and the table captured there.
 async fn replicated(standbys: &str, database: &str) -> (Server, Client, Capture) {
     let server = Server::start();
-    let admin = server.client("postgres").await;
-    for setting in ["synchronous_commit = local", &format!("synchronous_standby_names = {standbys}")] {
-        admin.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
-    }
+    let admin = server.database(database).await;
+    admin.batch_execute(&format!("ALTER SYSTEM SET synchronous_standby_names = {standbys}")).await.unwrap();
     server.stop("fast");
     server.boot();
-    let client = server.database(database).await;
+    let client = server.client(database).await;
+    client.batch_execute("SET synchronous_commit = local").await.unwrap();
     let mut capture = anew(&server, &client, database).await;
     client.batch_execute("ALTER TABLE t REPLICA IDENTITY FULL").await.unwrap();
     // Nothing but a doubt has it look.
@@ -163,11 +161,10 @@ async fn again(capture: &mut Capture, client: &Client) {
     }
 }
 
-/// Waits for the standbys, on a connection of its own.
-async fn write_through(server: &Server, database: &str, sql: &str) -> tokio::task::JoinHandle<()> {
+/// A transaction that waits for the standbys, on a connection of its own.
+async fn write_through(server: &Server, database: &str, sql: &'static str) -> tokio::task::JoinHandle<()> {
     let writer = server.client(database).await;
-    let sql = format!("BEGIN; SET LOCAL synchronous_commit = on; {sql}; COMMIT");
-    tokio::spawn(async move { writer.batch_execute(&sql).await.unwrap() })
+    tokio::spawn(async move { writer.batch_execute(sql).await.unwrap() })
 }
 
 /// A server whose standbys do not answer sends what it has committed, but shows it to nobody yet.
