@@ -92,7 +92,7 @@ pub struct Pace {
     /// `idle_bytes`.
     pub idle: Duration,
     pub idle_bytes: u64,
-    /// How long making a slot may wait for open transactions.
+    /// How long making a slot may wait for open transactions, and making a publication for locks.
     pub slot_patience: Duration,
     /// How often it is looked whether the captured tables are still published and have their keys.
     pub watch: Duration,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use engine::io;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 use super::catalog::Table;
@@ -102,17 +103,29 @@ pub fn mark(settings: &Settings) -> String {
     format!("made by riverrun for the source {}", settings.source)
 }
 
-/// Publishes exactly these tables.
-pub async fn create_publication(client: &Client, settings: &Settings, tables: &[&Table]) -> Result<(), Error> {
+/// Publishes exactly these tables. Waits for locks on them as long as for a slot.
+pub async fn create_publication(client: &Client, settings: &Settings, tables: &[&Table]) -> Result<(), io::Error> {
     let name = quoted(&settings.publication);
     let tables: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.sql_name())).collect();
     let sql = format!(
-        "BEGIN; CREATE PUBLICATION {name} FOR TABLE {} WITH (publish_via_partition_root = true); \
+        "BEGIN; SET LOCAL lock_timeout = {}; \
+         CREATE PUBLICATION {name} FOR TABLE {} WITH (publish_via_partition_root = true); \
          COMMENT ON PUBLICATION {name} IS {}; COMMIT",
+        settings.pace.slot_patience.as_millis(),
         tables.join(", "),
         literal(&mark(settings)),
     );
-    Ok(client.batch_execute(&sql).await?)
+    match client.batch_execute(&sql).await {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            client.batch_execute("ROLLBACK").await.map_err(Error::from)?;
+            let waiting_for = oldest_transaction(client).await;
+            Err(io::Error::Outside(format!(
+                "making the publication waits for locks on its tables; the oldest open transaction: {}",
+                waiting_for.as_deref().unwrap_or("none visible")
+            )))
+        }
+        made => Ok(made.map_err(Error::from)?),
+    }
 }
 
 /// Removes publication and slot, if they are there and ours. `also_streaming`: end a stream of ours too; otherwise a

@@ -129,12 +129,17 @@ async fn a_slot_in_use_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_waits_for_an_open_transaction_says_so() {
+async fn what_waits_for_an_open_transaction_says_so() {
     let (server, client) = setup("waiting", "CREATE TABLE t (id int PRIMARY KEY)").await;
     let other = server.client("waiting").await;
-    other.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
     let mut source = open("waiting", &server.options("waiting", &[])).await.unwrap();
     source.settings.pace.slot_patience = Duration::from_millis(300);
+    other.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE; CREATE TABLE with_a_number ()").await.unwrap();
+    assert_says(
+        &message(&source.start(None).await.unwrap_err()),
+        &["outside:", "making the publication waits for locks", "postgres"],
+    );
+    other.batch_execute("ROLLBACK; BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
     assert_says(
         &message(&source.start(None).await.unwrap_err()),
         &["outside:", "waits for open transactions", "postgres"],
